@@ -36,8 +36,7 @@ from rich.table import Table
 from timing import gemm_rate
 
 from rlaif_pl.data.sources import DataSource, load_preferences
-from rlaif_pl.engine.prefix_tree import Node, grow
-from rlaif_pl.engine.tree_runner import merge
+from rlaif_pl.engine.tree_runner import Node, grow, merge
 from rlaif_pl.labeling import LocalBackend, PairwiseLabeler
 from rlaif_pl.labeling.backends.local_rows import Row
 from rlaif_pl.text import word_count

@@ -1,7 +1,5 @@
 """What becomes of the memory of freed tensors on the CPU: kept for the next, or given back."""
 
-from __future__ import annotations
-
 import ctypes
 import sys
 from typing import Any
@@ -16,9 +14,7 @@ PAD = 1 << 26  # bytes that the heap grows by
 
 def glibc() -> Any | None:
     """Return this process's C library if it is glibc, else None."""
-    if not sys.platform.startswith("linux"):
-        return None
-    libc = ctypes.CDLL(None)
+    libc = ctypes.CDLL(None) if sys.platform.startswith("linux") else None
     return libc if hasattr(libc, "mallopt") and hasattr(libc, "malloc_trim") else None
 
 

@@ -2,32 +2,38 @@
 
 A batch is a forest of *segments* of tokens: a segment attends causally to itself and fully to its
 ancestors. Segments lie level by level ``[all prefixes | all continuations | ...]``, those of one parent
-side by side. So all queries of a level that share an ancestor are one run of the row, and attention
-between two levels is one variable-length call (``AttentionBlock``) without copies.
-
-Everything is planned on the host from lengths, and moved to the device in one copy.
+side by side, so all queries of a level that share an ancestor are one run of the row, and attention
+between two levels is one variable-length call without copies. All is planned on the host from lengths.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import accumulate, chain, pairwise
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-if TYPE_CHECKING:
-    from rlaif_pl.engine.kv_cache import KVCache
+Keys = tuple[Tensor, Tensor]  # keys and values, each (m, key heads, size)
+# Of a block: queries, keys, tokens of each run of either, and whether it is causal.
+Plan = tuple[slice, slice, tuple[int, ...], tuple[int, ...], bool]
 
 
 class Segment(NamedTuple):
-    """Tokens that belong together."""
+    """Tokens that belong together, after those of segment ``parent`` of the level above, if any."""
 
-    length: int  # how many, at least 0
-    parent: int = 0  # number of the segment in the level above that it continues, if there is one
+    length: int
+    parent: int = 0
+
+
+class Root(NamedTuple):
+    """Tokens that all texts of a batch begin with, with their keys and values by layer."""
+
+    ids: tuple[int, ...] = ()
+    keys: Mapping[int, Keys] = {}
 
 
 class Runs(NamedTuple):
@@ -47,18 +53,17 @@ class AttentionBlock:
     """Run i of the queries attends to run i of the keys."""
 
     queries: slice  # part of the row that asks
-    keys: slice  # part of the row (or of a cache) that is asked
-    query_runs: Runs  # how the queries are cut
-    key_runs: Runs  # how the keys are cut, as many runs
+    keys: slice  # part of the row, of a cache or of a root that is asked
+    query_runs: Runs
+    key_runs: Runs  # as many as of queries
     causal: bool  # query j of a run sees keys up to j only; the two parts are then the same
     groups: dict[int, list[Any]] = field(default_factory=dict, repr=False)  # see attention.padding
 
     def slices(self) -> Iterator[tuple[slice, slice]]:
-        """Yield the runs that have queries, relative to ``queries`` and ``keys``."""
-        queries = accumulate(self.query_runs.lengths, initial=0)
-        keys = accumulate(self.key_runs.lengths, initial=0)
-        for (a, b), (c, d) in zip(pairwise(queries), pairwise(keys), strict=True):
-            if b > a:
+        """Yield the runs that have queries and keys, relative to ``queries`` and ``keys``."""
+        runs = (accumulate(runs.lengths, initial=0) for runs in (self.query_runs, self.key_runs))
+        for (a, b), (c, d) in zip(*map(pairwise, runs), strict=True):
+            if b > a and d > c:
                 yield slice(a, b), slice(c, d)
 
     @property
@@ -72,42 +77,35 @@ class AttentionBlock:
 class PackedBatch:
     """Layout of ``T`` tokens; make one with ``pack_segments``."""
 
-    levels: tuple[tuple[Segment, ...], ...]  # segments by depth
+    levels: tuple[Sequence[Segment], ...]  # segments by depth
+    first: int  # level from which on tokens ask; the attention of those above is 0
     positions: Tensor  # place of each token in its own text. `(T,)` int64
-    # attention of all tokens: first each segment's to itself, then each level's to those above it
-    blocks: tuple[AttentionBlock, ...]
+    # each segment's attention to itself, then each level's to those above, then all to the root's keys
+    blocks: list[AttentionBlock]
     ends: list[int]  # tokens of each text that ends in the last level, the root included
     longest: int  # tokens of the longest text, the root included
-    # keys and values of tokens that every text begins with and that are not in the row
-    root: KVCache | None = None
-    root_block: AttentionBlock | None = None  # all tokens ask all of the root's
-    # nobody reads what the first level attends to, only its keys and values
-    skip_prefix_queries: bool = False
+    root: Root
+    windows: set[int | None] = field(default_factory=set)  # sliding windows that layers asked for
     _masks: dict[tuple[int, int, int | None], Tensor] = field(default_factory=dict, repr=False)
 
     def __len__(self) -> int:
         return len(self.positions)
 
-    @property
-    def first_level(self) -> slice:
-        """Place of the prefixes."""
-        return slice(0, sum(segment.length for segment in self.levels[0]))
-
-    @property
+    @cached_property
     def lengths(self) -> list[int]:
         """Tokens of every segment in the order of the row."""
         return [segment.length for level in self.levels for segment in level]
 
     @cached_property
-    def continuation_block(self) -> AttentionBlock:
-        """Attention of all tokens below the first level to their own segments."""
-        edge, count, asking = self.first_level.stop, len(self.levels[0]), self.blocks[0].query_runs
-        rest = slice(edge, len(self))
-        runs = Runs(asking.lengths[count:], asking.cumulative[count:] - edge)
-        return AttentionBlock(rest, rest, runs, runs, causal=True)
+    def continuations(self) -> PackedBatch:
+        """The same, where nobody reads what the first level attends to, only its keys and values."""
+        if len(self.levels) == 1:
+            return replace(self, first=1, blocks=[])
+        return pack_segments(self.levels, self.positions.device, self.root, first=1)
 
+    @cached_property
     def chains(self) -> list[list[int]]:
-        """Return for every segment its ancestors that have tokens, topmost first, by their number."""
+        """Of every segment its ancestors that have tokens, topmost first, by their number."""
         found: list[list[int]] = []
         above: list[list[int]] = [[]]
         for level in self.levels:
@@ -130,23 +128,24 @@ class PackedBatch:
             return None
         key = before, own, window
         if key not in self._masks:
-            device = self.positions.device
-            ahead = torch.arange(before + own, device=device)
-            behind = torch.arange(before, before + own, device=device)[:, None] - ahead
-            reach = behind >= 0
-            self._masks[key] = reach if window is None else reach & (behind < window)
+            ahead = torch.arange(before + own, device=self.positions.device)
+            behind = ahead[before:, None] - ahead
+            self._masks[key] = (behind >= 0) & (behind < (window or before + own))
         return self._masks[key]
 
 
 def pack_segments(
-    levels: Sequence[Sequence[Segment]], device: torch.device | str, root: KVCache | None = None
+    levels: Sequence[Sequence[Segment]],
+    device: torch.device | str,
+    root: Root = Root(),  # noqa: B008 - immutable
+    first: int = 0,
 ) -> PackedBatch:
     """Plan a batch; ValueError for segments out of the order of their parents.
 
-    ``levels`` are segments by depth, those of one parent side by side and in the parents' order;
-    ``root`` has tokens that all texts begin with, computed before.
+    ``levels`` are segments by depth, those of one parent side by side; ``root`` is what all texts begin
+    with, which is not in the row; from level ``first`` on tokens ask.
     """
-    ends = [0 if root is None else root.batch.longest]
+    ends = [len(root.ids)]
     longest, edges, positions = ends[0], [0], list[int]()
     for level in levels:
         parents = [segment.parent for segment in level]
@@ -157,63 +156,38 @@ def pack_segments(
         positions += chain.from_iterable(map(range, begins, ends))
         longest = max(longest, *ends, 0)
         edges.append(len(positions))
-    own, whole = tuple([s.length for level in levels for s in level]), slice(0, edges[-1])
-    plans = [(whole, whole, own, own, True)]
-    for depth, level in enumerate(levels):
-        asking = slice(edges[depth], edges[depth + 1])
-        lengths, parents = [each.length for each in level], [each.parent for each in level]
-        plans += plan_ancestors(levels[:depth], lengths, parents, asking, asking.start)
-    if root is not None:
-        plans.append(plan_root(len(positions), root.batch.longest))
-    blocks, moved = make_blocks(plans, device, positions)
-    root_block = None if root is None else blocks.pop()
-    kept = tuple(tuple(level) for level in levels)
-    return PackedBatch(kept, moved, tuple(blocks), ends, longest, root, root_block)
-
-
-# Of a block: queries, keys, tokens of each run of either, and whether it is causal.
-Plan = tuple[slice, slice, tuple[int, ...], tuple[int, ...], bool]
-
-
-def plan_ancestors(
-    levels: Sequence[Sequence[Segment]],
-    lengths: Sequence[int],
-    ancestors: Sequence[int],
-    asking: slice,
-    edge: int,
-) -> list[Plan]:
-    """Plan the attention of segments, which lie in ``asking``, to the levels above, up to ``edge``."""
-    plans: list[Plan] = []
-    for above, level in enumerate(reversed(levels), 1):
-        sizes = tuple([segment.length for segment in level])
-        asked = slice(edge - sum(sizes), edge)
-        edge = asked.start
-        if asked.stop > asked.start and asking.stop > asking.start:
-            counts = [0] * len(level)
-            for length, ancestor in zip(lengths, ancestors, strict=True):
-                counts[ancestor] += length
-            plans.append((asking, asked, tuple(counts), sizes, False))
-        if above < len(levels):
-            ancestors = [level[ancestor].parent for ancestor in ancestors]
-    return plans
-
-
-def plan_root(queries: int, keys: int) -> Plan:
-    """Plan the attention of all queries to all keys of a root."""
-    return slice(0, queries), slice(0, keys), (queries,), (keys,), False
-
-
-def make_blocks(
-    plans: Sequence[Plan], device: torch.device | str, more: Sequence[int] = ()
-) -> tuple[list[AttentionBlock], Tensor]:
-    """Return planned blocks, and more integers that go to the device in the same copy."""
+    parts = [slice(*edge) for edge in pairwise(edges)]
+    asking = slice(edges[first], edges[-1])
+    own = tuple([segment.length for level in levels[first:] for segment in level])
+    plans = [(asking, asking, own, own, True)] if own else []
+    for depth in range(first, len(levels)):
+        plans += _plan_ancestors(levels, parts, depth)
+    if root.ids:
+        keys = slice(0, len(root.ids))
+        plans.append((asking, keys, (asking.stop - asking.start,), (keys.stop,), False))
     runs = [list(accumulate(part, initial=0)) for plan in plans for part in plan[2:4]]
-    moved, *cumulative = to_device([more, *runs], device)
+    moved, *cumulative = to_device([positions, *runs], device)
     ints = iter(part.int() for part in cumulative)
-    return [
-        AttentionBlock(asking, asked, Runs(q, next(ints)), Runs(k, next(ints)), causal)
-        for asking, asked, q, k, causal in plans
-    ], moved
+    blocks = [
+        AttentionBlock(asks, asked, Runs(q, next(ints)), Runs(k, next(ints)), causal)
+        for asks, asked, q, k, causal in plans
+    ]
+    return PackedBatch(tuple(levels), first, moved, blocks, ends, longest, root)
+
+
+def _plan_ancestors(
+    levels: Sequence[Sequence[Segment]], parts: Sequence[slice], depth: int
+) -> Iterator[Plan]:
+    """Plan the attention of a level, which lies in ``parts[depth]``, to the levels above it."""
+    ancestors = [segment.parent for segment in levels[depth]]
+    for above in range(depth - 1, -1, -1):
+        counts = [0] * len(levels[above])
+        for segment, ancestor in zip(levels[depth], ancestors, strict=True):
+            counts[ancestor] += segment.length
+        sizes = tuple([segment.length for segment in levels[above]])
+        if any(counts) and any(sizes):
+            yield parts[depth], parts[above], tuple(counts), sizes, False
+        ancestors = [levels[above][ancestor].parent for ancestor in ancestors]
 
 
 def to_device(lists: Sequence[Sequence[int]], device: torch.device | str) -> list[Tensor]:

@@ -7,8 +7,7 @@ A decoder that has none of the names below, or does something else under them, i
 from __future__ import annotations
 
 import copy
-import dataclasses
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, cast
 
@@ -45,12 +44,10 @@ def keep_softcap(model: PreTrainedModel) -> None:
 
     Through 5.17 transformers gives such models ``sdpa``, which leaves the cap out without a word.
     """
-    for module in model.modules():
-        config = getattr(module, "config", None)
-        if config is None or getattr(config, "attn_logit_softcapping", None) is None:
-            continue
-        if getattr(config, "_attn_implementation", None) == "sdpa":
-            config._attn_implementation = "eager"
+    for config in (getattr(module, "config", None) for module in model.modules()):
+        is_capped = getattr(config, "attn_logit_softcapping", None) is not None
+        if is_capped and getattr(config, "_attn_implementation", None) == "sdpa":
+            config._attn_implementation = "eager"  # type: ignore[union-attr]
 
 
 def embedding_of(model: PreTrainedModel) -> nn.Module | None:
@@ -64,24 +61,19 @@ def embedding_of(model: PreTrainedModel) -> nn.Module | None:
 
 def layers_of(decoder: PreTrainedModel) -> nn.ModuleList:
     """Return a decoder's list of layers; ValueError where it has another name."""
-    for name in LAYERS:
-        found = getattr(decoder, name, None)
-        if isinstance(found, nn.ModuleList):
-            return found
-    raise ValueError(
-        f"expected a decoder with a ModuleList named 'layers' or 'h', got {type(decoder).__name__}; "
-        "use trunk_layers=0 and num_layers=None for this architecture"
-    )
+    return cast(nn.ModuleList, getattr(decoder, name_of(decoder, LAYERS, nn.ModuleList)))
 
 
-def final_norm_name(decoder: PreTrainedModel) -> str:
-    """Return the name of the norm after the last layer; ValueError where it is unknown."""
-    for name in FINAL_NORMS:
-        if hasattr(decoder, name):
+def name_of(
+    decoder: PreTrainedModel, names: tuple[str, ...], kind: type[nn.Module] = nn.Module
+) -> str:
+    """Return which of some names a part of a decoder has; ValueError for none."""
+    for name in names:
+        if isinstance(getattr(decoder, name, None), kind):
             return name
     raise ValueError(
-        f"expected {type(decoder).__name__} to name its last norm {', '.join(FINAL_NORMS)}; use "
-        "trunk_layers=0 for this architecture"
+        f"expected a decoder with a {kind.__name__} named {' or '.join(map(repr, names))}, got "
+        f"{type(decoder).__name__}; use trunk_layers=0 and num_layers=None for this architecture"
     )
 
 
@@ -113,7 +105,7 @@ def keep_layers(decoder: PreTrainedModel, start: int, stop: int) -> PreTrainedMo
     part = copy.copy(decoder)
     part._modules = dict(decoder._modules)
     kept = nn.ModuleList(list(layers_of(decoder))[start:stop])
-    setattr(part, next(name for name in LAYERS if hasattr(decoder, name)), kept)
+    setattr(part, name_of(decoder, LAYERS, nn.ModuleList), kept)
     for index, layer in enumerate(kept):
         for module in layer.modules():
             if hasattr(module, "layer_idx"):
@@ -126,11 +118,14 @@ def keep_layers(decoder: PreTrainedModel, start: int, stop: int) -> PreTrainedMo
 
 
 @contextmanager
-def prune_last_layer(decoder: PreTrainedModel, places: Tensor, total: int) -> Iterator[None]:
+def prune_last_layer(decoder: PreTrainedModel, places: Tensor | None, total: int) -> Iterator[None]:
     """Let what follows the last layer's keys and values compute only some of ``total`` places.
 
     None of them is in the batch's first level. ValueError where the layers' parts have unknown names.
     """
+    if places is None or len(places) == total:
+        yield
+        return
 
     def narrow(_: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         return (inputs[0].index_select(1, places), *inputs[1:])
@@ -139,12 +134,9 @@ def prune_last_layer(decoder: PreTrainedModel, places: Tensor, total: int) -> It
         shape = (1, total, *output.shape[2:])
         return output.new_zeros(shape).index_copy(1, places, output)
 
-    def skip_prefix_queries(
-        _: nn.Module, args: tuple[Any, ...], options: Mapping[str, Any]
-    ) -> tuple[tuple[Any, ...], dict[str, Any]]:
-        context = options["packed"]
-        batch = dataclasses.replace(context.batch, skip_prefix_queries=True)
-        return args, {**options, "packed": dataclasses.replace(context, batch=batch)}
+    def skip_prefix_queries(_: nn.Module, args: Any, options: dict[str, Any]) -> Any:
+        packed = options["packed"]
+        return args, {**options, "packed": packed._replace(batch=packed.batch.continuations)}
 
     attention = _last_part(decoder, ATTENTIONS)
     parts = [_last_part(decoder, MLPS)]

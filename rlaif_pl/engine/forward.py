@@ -1,91 +1,102 @@
-"""Forward passes of a redirected decoder: over a packed batch, and one token a text over a cache."""
+"""Attention of packed batches inside the layers of any transformers decoder.
+
+An attention function is registered with transformers in front of the one a model has: given a
+``PackedContext`` it attends within the texts of a packed batch, without one it hands on to the model's.
+"""
 
 from __future__ import annotations
 
-import inspect
+import copy
+import sys
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
-from typing import cast
+from contextlib import contextmanager
+from functools import partial
+from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
-from transformers import DynamicCache, PreTrainedModel
+from transformers import PreTrainedModel
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
-from rlaif_pl.engine.attention.dispatch import PackedContext
+from rlaif_pl.engine.attention import segments
+from rlaif_pl.engine.attention.leaf import Scoring
 from rlaif_pl.engine.batch import PackedBatch
-from rlaif_pl.engine.decoder_layers import prune_last_layer
+from rlaif_pl.engine.decoder_layers import ATTENTION_OPTIONS, WITHOUT_EFFECT
 from rlaif_pl.engine.kv_cache import KVCache
 
+PREFIX = "rlaif_pl_packed_or_"  # of the names under which the function is registered
 
-def packed_forward(
-    decoder: PreTrainedModel,
-    inputs: Tensor,
-    batch: PackedBatch,
-    output_places: Tensor | None = None,
-    *,
-    cache: KVCache | None = None,
-    windows: set[int | None] | None = None,
-) -> Tensor:
-    """Run a redirected decoder on a packed batch; see ``DecoderRunner.packed_forward``.
 
-    ``windows`` is filled with the sliding windows that the layers ask for.
+class PackedContext(NamedTuple):
+    """Argument by which a forward pass tells its layers of a packed batch."""
+
+    batch: PackedBatch | None  # None for a step that appends one token a text to `cache`
+    cache: KVCache | None = None  # keeps keys and values
+
+
+def packed_attention(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    *args: Any,
+    plain: str,
+    packed: PackedContext | None = None,
+    **options: Any,
+) -> tuple[Tensor, Tensor | None]:
+    """Attend within a packed batch, or, without ``packed``, by the model's function named ``plain``.
+
+    Queries are ``(1, heads, T, size)``, or ``(n, heads, 1, size)`` for a step, keys and values have as
+    many heads or fewer. Returns ``(1, T, heads, size)`` or ``(n, 1, heads, size)``, with the weights of
+    the model's own function. NotImplementedError where a layer asks for something unknown.
     """
-    context = PackedContext(batch, cache, windows)
-    with ExitStack() as stack:
-        if output_places is not None and len(output_places) < len(inputs):
-            stack.enter_context(prune_last_layer(decoder, output_places, len(inputs)))
-        return _run(decoder, inputs[None], batch.positions[None], context)[0]
+    if packed is None:
+        own: Any = getattr(sys.modules[type(module).__module__], "eager_attention_forward", None)
+        function = ALL_ATTENTION_FUNCTIONS.get_interface(plain, own)
+        return function(module, query, key, value, attention_mask, *args, **options)
+    scoring = Scoring(*(options.pop(name, None) for name in ATTENTION_OPTIONS))
+    given = {name for name, value in options.items() if value is not None and value is not False}
+    if unknown := sorted(given - WITHOUT_EFFECT):
+        raise NotImplementedError(
+            f"expected plain attention, got {unknown} from {type(module).__name__}"
+        )
+    device = query.device.type
+    if torch.is_autocast_enabled(device):
+        query, key, value = (t.to(torch.get_autocast_dtype(device)) for t in (query, key, value))
+    layer, batch, cache = cast(int, module.layer_idx), packed.batch, packed.cache
+    with torch.autocast(device, enabled=False):  # which would round products of plain attention
+        if batch is None:
+            q, k, v = (tensor[:, :, 0] for tensor in (query, key, value))
+            return cast(KVCache, cache).append(layer, (q, k, v), scoring)[:, None], None
+        q, k, v = (tensor[0].transpose(0, 1) for tensor in (query, key, value))
+        if cache is not None:
+            cache.prefilled[layer] = k, v
+        batch.windows.add(scoring.window)
+        by_blocks = segments.is_supported((q, k, v), batch.longest, scoring)
+        attend = segments.attend if by_blocks else segments.attend_by_text
+        return attend((q, k, v), batch, scoring, batch.root.keys.get(layer))[None], None
 
 
-def decode_step(
-    decoder: PreTrainedModel, inputs: Tensor, positions: Tensor, cache: KVCache
-) -> Tensor:
-    """Run a redirected decoder on one new token of each text; see ``packed_forward``.
+def redirect(decoder: PreTrainedModel) -> list[tuple[Any, Any]]:
+    """Give the layers a config that names our function; returns modules with their old config.
 
-    Ids ``(n, 1)`` or states ``(n, 1, D)``, with the place of each token in its text ``(n, 1)``,
-    extend a forked cache; returns states ``(n, 1, D)``.
+    Masks are made by the decoder, whose own config stays: for it nothing changes.
     """
-    states = _run(decoder, inputs, positions, PackedContext(None, cache))
-    cache.length += 1
-    return states
-
-
-def plain_forward(
-    decoder: PreTrainedModel,
-    inputs: Tensor,
-    is_real: Tensor,
-    positions: Tensor,
-    cache: DynamicCache | None = None,
-) -> Tensor:
-    """Run a decoder the way the library does; see ``DecoderRunner.forward``."""
-    known = inspect.signature(decoder.forward).parameters
-    held = "cache" if "cache" in known else "past_key_values"  # transformers 5.24 renames it
-    output = decoder(
-        **{_input_name(inputs): inputs, held: cache},
-        attention_mask=is_real.long(),
-        position_ids=positions,
-        use_cache=cache is not None,
-    )
-    return cast(Tensor, output.last_hidden_state)
-
-
-def _run(
-    decoder: PreTrainedModel, inputs: Tensor, positions: Tensor, context: PackedContext
-) -> Tensor:
-    # A mask of four dimensions is handed down as it is; this one says nothing and is not read.
-    blank = torch.ones(1, 1, 1, 1, dtype=torch.bool, device=inputs.device)
-    output = decoder(
-        **{_input_name(inputs): inputs},
-        attention_mask=blank,
-        position_ids=positions,
-        use_cache=False,
-        packed=context,
-    )
-    return cast(Tensor, output.last_hidden_state)
-
-
-def _input_name(inputs: Tensor) -> str:
-    return "inputs_embeds" if inputs.is_floating_point() else "input_ids"
+    before: list[tuple[Any, Any]] = []
+    copies: dict[int, Any] = {}
+    for module in decoder.modules():
+        config = getattr(module, "config", None)
+        plain = getattr(config, "_attn_implementation", None)
+        if module is decoder or not isinstance(plain, str) or plain.startswith(PREFIX):
+            continue
+        if id(config) not in copies:
+            copies[id(config)] = copy.copy(config)
+            copies[id(config)]._attn_implementation_internal = PREFIX + plain
+            ALL_ATTENTION_FUNCTIONS.register(PREFIX + plain, partial(packed_attention, plain=plain))
+        before.append((module, config))
+        module.config = copies[id(config)]
+    return before
 
 
 @contextmanager

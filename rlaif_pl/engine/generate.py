@@ -58,8 +58,7 @@ def generate_tokens(
     """Draw token after token until every text has ended or is cut.
 
     Args:
-        state: Prompts that are already run, with room for ``max_new_tokens`` (two more with
-            ``close_with``).
+        state: Prompts that are run, with room for ``max_new_tokens``, two more with ``close_with``.
         first_tokens: Last token of each text's prompt, which opens it. ``(N,)`` int64
         params: How to draw.
         seeds: Seed of each text's noise.
@@ -71,70 +70,68 @@ def generate_tokens(
     """
     count, device = len(seeds), first_tokens.device
     longest = params.max_new_tokens if limits is None else min(max(limits), params.max_new_tokens)
+    limits = [longest] * count if limits is None else [min(limit, longest) for limit in limits]
     noise = sample_noise(seeds, longest, device) if params.temperature else None
-    drawn = torch.full((count, longest), -1, dtype=torch.int64, device=device)
-    end_list = sorted({*end_ids, *params.stop_token_ids})
-    ends, room = to_device([end_list, limits or [longest] * count], device)
-    progress = _Progress(room)
+    all_ends = {*end_ids, *params.stop_token_ids}
+    ends, room = to_device([sorted(all_ends), limits], device)
+    progress = _Progress(state, room, longest, stop)
     every = steps_per_sync(device)
-    closing = -1 if close_with is None else close_with
     token = first_tokens
     for step in range(longest if close_with is None else longest + 2):
         below = state.forward_trunk(token)
         is_due = step % every == 0 or step >= longest
         if close_with is not None and step and is_due:  # an end token too goes through the trunk
-            below = progress.drop(state, below, drawn, stop)
+            below = progress.drop(below)
         if not progress.rows:
             break
         if step >= longest:  # not drawn: the reward of a cut text is read there
-            token = torch.full_like(token[: len(progress.rows)], closing)
+            token = torch.full_like(token[: len(progress.rows)], close_with)  # type: ignore[arg-type]
             continue
         logits = state.next_logits(below)
         uniform = logits.new_zeros(len(logits)) if noise is None else noise[progress.places, step]
         token, is_valid = sample_from_logits(logits, uniform, params)
-        drawn[progress.places, step] = token
+        progress.drawn[progress.places, step] = token
         progress.failed |= ~is_valid
         # torch.isin would make a GPU sort, and the host wait, where many tokens end a text
         progress.ended |= (token[:, None] == ends).any(1) | ~is_valid
         if close_with is not None:  # whatever ended a text, its reward is read at this token
-            token = token.masked_fill(progress.ended, closing)
-        else:
-            progress.ended |= progress.room <= step + 1
-            if (step + 1) % every == 0 or step + 1 == longest:
-                token = progress.drop(state, token, drawn, stop)
-                if not progress.rows:
-                    break
-    return _collect(drawn, progress, params, end_ids, limits, stop, state.trunk_states())
+            token = token.masked_fill(progress.ended, close_with)
+            continue
+        progress.ended |= progress.room <= step + 1
+        if (step + 1) % every == 0 or step + 1 == longest:
+            token = progress.drop(token)
+            if not progress.rows:
+                break
+    return progress.collect(limits, all_ends)
 
 
 class _Progress:
-    """Which texts are still being written; ``room`` is the most tokens of each. ``(N,)``."""
+    """Which texts are still being written, and what was drawn of all; ``room`` is the most of each."""
 
-    def __init__(self, room: Tensor) -> None:
-        self.room = room
+    def __init__(
+        self, state: GenerationState, room: Tensor, longest: int, stop: StopStrings | None
+    ) -> None:
+        self.state, self.room, self.stop = state, room, stop
         self.rows = list(range(len(room)))
         self.places = torch.arange(len(room), device=room.device)
+        self.drawn = room.new_full((len(room), longest), -1)
         self.ended = torch.zeros_like(room, dtype=torch.bool)
         self.failed = torch.zeros_like(self.ended)
         self.failures: set[int] = set()
 
-    def drop(
-        self, state: GenerationState, carried: Tensor, drawn: Tensor, stop: StopStrings | None
-    ) -> Tensor:
+    def drop(self, carried: Tensor) -> Tensor:
         """Drop the texts that have ended; returns what is left of ``carried`` ``(n, ...)``."""
         columns = [self.ended.long()[:, None], self.failed.long()[:, None]]
-        if stop is not None:
-            columns.append(drawn[self.places])
+        if self.stop is not None:
+            columns.append(self.drawn[self.places])
         read = torch.cat(columns, 1).tolist()  # waits for the device, once
-        ended = [bool(end) for end, *_ in read]
-        if stop is not None:
-            new = steps_per_sync(drawn.device)
-            ended = [
-                end or stop.is_met([t for t in text if t >= 0], new)
-                for end, (_, _, *text) in zip(ended, read, strict=True)
-            ]
-        self.failures |= {row for row, flags in zip(self.rows, read, strict=True) if flags[1]}
-        kept = [n for n, end in enumerate(ended) if not end]
+        kept, new = [], steps_per_sync(carried.device)
+        for n, (ended, failed, *text) in enumerate(read):
+            if failed:
+                self.failures.add(self.rows[n])
+            written = [token for token in text if token >= 0]
+            if not ended and not (self.stop is not None and self.stop.is_met(written, new)):
+                kept.append(n)
         if len(kept) == len(self.rows):
             return carried
         self.rows = [self.rows[n] for n in kept]
@@ -142,31 +139,21 @@ class _Progress:
         parts = (self.room, self.places, self.ended, self.failed)
         self.room, self.places, self.ended, self.failed = (part[index] for part in parts)
         if kept:
-            state.select_rows(kept, index)
+            self.state.select_rows(kept, index)
         return carried[index]
 
-
-def _collect(
-    drawn: Tensor,
-    progress: _Progress,
-    params: SamplingParams,
-    end_ids: Iterable[int],
-    limits: Sequence[int] | None,
-    stop: StopStrings | None,
-    below: TrunkStates | None,
-) -> Generated:
-    ends = {*end_ids, *params.stop_token_ids}
-    tokens, finished = [], []
-    for n, row in enumerate(drawn.tolist()):
-        limit = len(row) if limits is None else min(limits[n], len(row))
-        text = [token for token in row[:limit] if token >= 0]
-        last = next((place for place, token in enumerate(text) if token in ends), None)
-        text = text if last is None else text[: last + 1]
-        cut = None if stop is None else stop.cut(text)
-        tokens.append(text if cut is None else text[:cut])
-        finished.append(last is not None or cut is not None)
-    failed = [n in progress.failures for n in range(len(tokens))]
-    return Generated(tokens, finished, failed, below)
+    def collect(self, limits: Sequence[int], ends: set[int]) -> Generated:
+        """Read all texts, up to what ended each."""
+        tokens, finished = [], []
+        for row, limit in zip(self.drawn.tolist(), limits, strict=True):
+            text = [token for token in row[:limit] if token >= 0]
+            last = next((place for place, token in enumerate(text, 1) if token in ends), None)
+            text = text[:last]
+            cut = None if self.stop is None else self.stop.cut(text)
+            tokens.append(text[:cut])
+            finished.append(last is not None or cut is not None)
+        failed = [n in self.failures for n in range(len(tokens))]
+        return Generated(tokens, finished, failed, self.state.trunk_states())
 
 
 @contextmanager
@@ -205,50 +192,34 @@ def sample_responses(
         params: How to draw; its seed is not read here.
         seeds: One a response (see ``sample_seed``), ``N = G * n``.
         end_ids: Tokens that end a response.
-        stop: Looks for stop strings.
+        stop: Looks for stop strings; ValueError without it where ``params`` has some.
         keep_trunk: Also return the trunk's states of the tokens that another was drawn after, where
             the model is packed and has a trunk.
         close_with: With ``keep_trunk``: also of the end tokens, and of this one after every response
             that was cut, which costs two more passes.
-
-    Raises:
-        ValueError: The number of seeds is not ``G * n``, or nobody looks for stop strings.
     """
     if len(seeds) != len(prompts) * params.n:
         raise ValueError(f"expected {len(prompts) * params.n} seeds, got {len(seeds)}")
     if params.stop and stop is None:
         raise ValueError(f"expected a stop checker for stop strings {params.stop}, got none")
-    ends, runners = list(end_ids), runners_of(model)
-    with eval_mode(nn.ModuleList(runners)), weights_cast_once(model.top.device.type):
-        if not all(runner.capabilities.decodes for runner in runners):
-            return _sample_unpacked(model, prompts, params, seeds, ends, stop)
-        closes = close_with if keep_trunk and model.trunk is not None else None
-        device = model.top.device
-        (last,) = to_device([[prompt[-1] for prompt in prompts for _ in range(params.n)]], device)
-        ids, batch = pack_prompts([prompt[:-1] for prompt in prompts], device)
-        leaves = [n // params.n for n in range(len(seeds))]
-        room = params.max_new_tokens + (0 if closes is None else 2)
-        state = PackedState(model, ids, batch, leaves, room, keep_trunk=keep_trunk)
-        return generate_tokens(state, last, params, seeds, ends, stop=stop, close_with=closes)
-
-
-def _sample_unpacked(
-    model: LanguageModel,
-    prompts: Sequence[Sequence[int]],
-    params: SamplingParams,
-    seeds: Sequence[int],
-    ends: Sequence[int],
-    stop: StopStrings | None,
-) -> Generated:
-    groups: dict[int, list[int]] = {}
-    for n in range(len(seeds)):
-        groups.setdefault(len(prompts[n // params.n]), []).append(n)
-    parts: dict[int, tuple[list[int], bool, bool]] = {}
-    for rows in groups.values():
-        ids = torch.tensor([list(prompts[n // params.n]) for n in rows], dtype=torch.int64)
-        ids = send(ids, model.top.device)
-        state = EqualLengthState(model, ids[:, :-1])
-        own = generate_tokens(state, ids[:, -1], params, [seeds[n] for n in rows], ends, stop=stop)
-        parts |= dict(zip(rows, zip(*own[:3], strict=True), strict=True))
-    tokens, finished, failed = zip(*(parts[n] for n in range(len(seeds))), strict=True)
-    return Generated(list(tokens), list(finished), list(failed))
+    ends, runners, device = list(end_ids), runners_of(model), model.top.device
+    with eval_mode(nn.ModuleList(runners)), weights_cast_once(device.type):
+        if all(runner.capabilities.decodes for runner in runners):
+            closes = close_with if keep_trunk and model.trunk is not None else None
+            (last,) = to_device([[row[-1] for row in prompts for _ in range(params.n)]], device)
+            ids, batch = pack_prompts([prompt[:-1] for prompt in prompts], device)
+            leaves = [n // params.n for n in range(len(seeds))]
+            room = params.max_new_tokens + (0 if closes is None else 2)
+            state = PackedState(model, ids, batch, leaves, room, keep_trunk=keep_trunk)
+            return generate_tokens(state, last, params, seeds, ends, stop=stop, close_with=closes)
+        groups: dict[int, list[int]] = {}  # of unpacked texts by the length of their prompts
+        for n in range(len(seeds)):
+            groups.setdefault(len(prompts[n // params.n]), []).append(n)
+        parts: dict[int, tuple[list[int], bool, bool]] = {}
+        for rows in groups.values():
+            ids = torch.tensor([list(prompts[n // params.n]) for n in rows], dtype=torch.int64)
+            ids, own = send(ids, device), [seeds[n] for n in rows]
+            equal = EqualLengthState(model, ids[:, :-1])
+            found = generate_tokens(equal, ids[:, -1], params, own, ends, stop=stop)
+            parts |= dict(zip(rows, zip(*found[:3], strict=True), strict=True))
+    return Generated(*map(list, zip(*(parts[n] for n in range(len(seeds))), strict=True)))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -12,8 +12,10 @@ from transformers import DynamicCache
 from rlaif_pl.engine.batch import PackedBatch, Segment, pack_segments, to_device
 from rlaif_pl.engine.kv_cache import KVCache
 from rlaif_pl.engine.response_batch import TrunkStates
-from rlaif_pl.engine.runner import DecoderRunner
-from rlaif_pl.engine.score import CappedHead
+
+if TYPE_CHECKING:
+    from rlaif_pl.engine.runner import DecoderRunner
+    from rlaif_pl.engine.score import CappedHead
 
 
 class LanguageModel(Protocol):
@@ -50,7 +52,7 @@ class GenerationState(Protocol):
 
 
 class PackedState:
-    """Texts over one copy of their prompts' keys.
+    """Texts over one copy of their prompts' keys; a ``GenerationState``.
 
     Args:
         model: Model whose layers can be packed and decoded.
@@ -58,12 +60,12 @@ class PackedState:
         batch: Their layout; prompts end in the last level.
         leaves: Which segment of the last level each text continues, in ascending order.
         capacity: Most tokens that a text takes in.
-        keep_trunk: Keep the trunk's states; for a batch of one level, a segment a prompt.
+        keep_trunk: Keep the trunk's states; for a batch of one level.
     """
 
     def __init__(
         self,
-        model: LanguageModel,
+        model: LanguageModel | Any,
         ids: Tensor,
         batch: PackedBatch,
         leaves: Sequence[int],
@@ -72,26 +74,23 @@ class PackedState:
         keep_trunk: bool = False,
     ) -> None:
         self.model = model
-        self.batch = batch
-        self.runners = runners_of(model)
-        (ends,) = to_device([[batch.ends[leaf] for leaf in leaves]], ids.device)
-        self.positions = ends[:, None] - 1
         self.caches: list[KVCache] = []
         self._prefix: Tensor | None = None
         self._columns: list[Tensor] | None = [] if keep_trunk and model.trunk is not None else None
         self._rows = torch.arange(len(leaves), device=ids.device)
         self._count = len(leaves)
         hidden = ids
-        for runner in self.runners:
+        for runner in runners_of(model):
             cache = KVCache(batch)
             # Of the last layers no state is read, only keys and values.
-            places = ids[:0] if runner is model.top else None
+            places = self._rows[:0] if runner is model.top else None
             if len(ids):
                 hidden = runner.packed_forward(hidden, batch, places, cache=cache)
             cache.fork(leaves, capacity)
             if runner is model.trunk:
                 self._prefix = hidden
             self.caches.append(cache)
+        self.positions = cache.step.positions[len(batch) :, None] - 1
 
     def forward_trunk(self, tokens: Tensor) -> Tensor:
         """Run the trunk; states ``(n, 1, D)``, or the ids without one."""
@@ -132,33 +131,32 @@ class EqualLengthState:
     on its neighbors. Of each prompt all tokens but the last are given.
     """
 
-    def __init__(self, model: LanguageModel, prompts: Tensor) -> None:
+    def __init__(self, model: LanguageModel | Any, prompts: Tensor) -> None:
         self.model = model
         self.runners = runners_of(model)
         self.ids = prompts
         self._alive = torch.arange(len(prompts), device=prompts.device)
         self.caches: list[DynamicCache] | None = None
         if all(runner.capabilities.caches for runner in self.runners):
-            self.caches = [runner.new_cache() for runner in self.runners]
+            self.caches = [DynamicCache(config=each.decoder.config) for each in self.runners]
             if prompts.shape[1]:
                 self._run(prompts)
 
     def _run(self, new: Tensor) -> Tensor:
         """Run tokens ``(n, t)`` after those before them; returns final states ``(n, t, D)``."""
-        stop = self.ids.shape[1]
-        positions = torch.arange(stop - new.shape[1], stop, device=new.device)
+        is_real = torch.ones(self.ids.shape[:2], dtype=torch.bool, device=new.device)
+        positions = torch.arange(is_real.shape[1], device=new.device)[-new.shape[1] :]
         hidden = new
-        for number, runner in enumerate(self.runners):
-            cache = None if self.caches is None else self.caches[number]
-            is_real = torch.ones_like(self.ids, dtype=torch.bool)
+        for runner, cache in zip(self.runners, self.caches or [None] * 2, strict=False):
             hidden = runner(hidden, is_real, positions.expand(len(new), -1), cache)
         return hidden
 
     def forward_trunk(self, tokens: Tensor) -> Tensor:
         """See ``GenerationState``; final states ``(n, D)``."""
-        column = self.ids.new_zeros(len(self.ids)).index_copy(0, self._alive, tokens)
-        self.ids = torch.cat([self.ids, column[:, None]], 1)
-        states = self._run(self.ids if self.caches is None else column[:, None])
+        column = self.ids.new_zeros(len(self.ids), *tokens.shape[1:])
+        column = column.index_copy(0, self._alive, tokens)[:, None]
+        self.ids = torch.cat([self.ids, column], 1)
+        states = self._run(self.ids if self.caches is None else column)
         return states[self._alive, -1]
 
     def next_logits(self, below: Tensor) -> Tensor:
@@ -173,7 +171,7 @@ class EqualLengthState:
         """Return None: no states are kept."""
 
 
-def runners_of(model: LanguageModel) -> list[DecoderRunner]:
+def runners_of(model: LanguageModel | Any) -> list[DecoderRunner]:
     """Return a model's layers in the order they run."""
     return [model.top] if model.trunk is None else [model.trunk, model.top]
 

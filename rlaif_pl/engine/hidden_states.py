@@ -1,20 +1,23 @@
 """States of prompts and all their responses, each prompt run once.
 
 Exact: a continuation sees the same keys at the same positions as in a plain forward over the whole
-text. It costs as many tokens as the prompts and continuations have, instead of ``N * (P + R)``. A
-decoder that cannot be packed runs whole texts, padded on the right.
+text. A decoder that cannot be packed runs whole texts, padded on the right.
 """
 
 from __future__ import annotations
 
-from itertools import accumulate, chain
+from itertools import accumulate
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
 from rlaif_pl.engine.batch import to_device
 from rlaif_pl.engine.response_batch import ResponseBatch
-from rlaif_pl.engine.runner import DecoderRunner
+
+if TYPE_CHECKING:
+    from rlaif_pl.engine.runner import DecoderRunner
 
 
 def hidden_states(
@@ -25,12 +28,9 @@ def hidden_states(
 ) -> Tensor:
     """Return a runner's states of a batch, packed. ``(T, D)``, or ``(places, D)``.
 
-    Args:
-        runner: Layers to run.
-        batch: Texts.
-        below: Output of the layers underneath ``(T, D)``; None where this runner embeds the ids itself.
-        places: Places in the packed row whose states are wanted, none of them in prefixes. The last
-            layer then computes no more than keys and values of all others. None for all.
+    ``below`` is the output of the layers underneath ``(T, D)``, None where this runner embeds the ids;
+    ``places`` are those in the packed row whose states are wanted, none of them in prefixes, None for
+    all: of others the last layer computes keys and values alone.
     """
     inputs = batch.packed_ids if below is None else below
     if runner.capabilities.packs:
@@ -57,23 +57,20 @@ def _whole_texts(runner: DecoderRunner, batch: ResponseBatch, inputs: Tensor) ->
         [*range(edges[n // repeat], edges[n // repeat + 1]), *range(start, start + len(row))]
         for n, (start, row) in enumerate(zip(batch.starts, batch.continuations, strict=False))
     ]
-    groups: dict[int, list[int]] = {}
-    for n, text in enumerate(texts):
-        if text:
-            groups.setdefault(0 if runner.capabilities.pads else len(text), []).append(n)
+    groups: dict[int, list[list[int]]] = {}
+    for text in filter(None, texts):
+        groups.setdefault(0 if runner.capabilities.pads else len(text), []).append(text)
     states, back, done = [], [0] * len(inputs), 0
     for members in groups.values():
-        width = max(len(texts[n]) for n in members)
-        for row, n in enumerate(members):
-            for column, place in enumerate(texts[n]):
-                back[place] = done + row * width + column
-        done += len(members) * width
-        rows = [[*texts[n], *[0] * (width - len(texts[n]))] for n in members]
-        lists = [list(chain.from_iterable(rows)), [len(texts[n]) for n in members]]
-        index, lengths = to_device(lists, batch.device)
-        columns = torch.arange(width, device=batch.device).expand(len(members), -1)
-        is_real = columns < lengths[:, None]
-        found = runner(inputs[index.view(columns.shape)], is_real, columns)
+        width = max(map(len, members))
+        for text in members:
+            for column, place in enumerate(text, done):
+                back[place] = column
+            done += width
+        lengths, *rows = to_device([list(map(len, members)), *members], batch.device)
+        index = pad_sequence(rows, batch_first=True)
+        columns = torch.arange(width, device=batch.device).expand_as(index)
+        found = runner(inputs[index], columns < lengths[:, None], columns)
         states.append(found.flatten(0, 1))
     (order,) = to_device([back], batch.device)
     return torch.cat(states).index_select(0, order)

@@ -1,10 +1,8 @@
 """The rounding noise of a model on the machine at hand: the yardstick of every exactness probe.
 
-Two right ways to compute the same thing differ by rounding; by how much depends on the model, its type
-and the processor. So a way is not held to a constant but to how far the model's own results move when
-texts run in a batch of another shape and with the last bit of their embeddings changed, after which
-every rounding falls anew. A way that is right is off by about as much, a wrong one by more, mostly by
-orders.
+Two right ways to compute the same thing differ by rounding, by how much depends on model, type and
+processor. So a way is not held to a constant but to how far the model's own results move when texts run
+in a batch of another shape and with the last bit of their embeddings changed.
 """
 
 from __future__ import annotations

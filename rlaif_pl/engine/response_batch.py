@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import accumulate, chain
@@ -69,21 +69,18 @@ class ResponseBatch:
     @cached_property
     def packed_ids(self) -> Tensor:
         """Token ids in one row. ``(T,)`` int64."""
-        (ids,) = to_device([list(chain(*self.prefixes, *self.continuations))], self.device)
-        return ids
+        return self._moved((*self.prefixes, *self.continuations))
 
     @cached_property
     def response_ids(self) -> Tensor:
         """Response tokens ``(N, R)``."""
         rows = [[*row[1:], *[self.pad] * (self.width + 1 - len(row))] for row in self.continuations]
-        (ids,) = to_device([list(chain.from_iterable(rows))], self.device)
-        return ids.view(len(rows), self.width)
+        return self._moved(rows).view(len(rows), self.width)
 
     @cached_property
     def lengths(self) -> Tensor:
         """Response tokens a row ``(N,)``."""
-        (moved,) = to_device([[len(row) - 1 for row in self.continuations]], self.device)
-        return moved
+        return self._moved([[length - 1 for length in self.continuation_lengths]])
 
     @cached_property
     def is_response(self) -> Tensor:
@@ -93,12 +90,9 @@ class ResponseBatch:
     @cached_property
     def response_places(self) -> Tensor:
         """Place of each response token among ``N * R``. ``(tokens,)`` int64."""
-        ranges = [
-            range(n * self.width, n * self.width + len(row) - 1)
-            for n, row in enumerate(self.continuations)
-        ]
-        (moved,) = to_device([list(chain.from_iterable(ranges))], self.device)
-        return moved
+        starts = range(0, self.width * len(self.continuations), self.width or 1)
+        rows = zip(starts, self.continuations, strict=False)
+        return self._moved(range(start, start + len(row) - 1) for start, row in rows)
 
     def spread(self, values: Tensor) -> Tensor:
         """Put what belongs to each response token at its place, 0 at padded ones. ``(N, R, ...)``."""
@@ -108,12 +102,8 @@ class ResponseBatch:
 
     def places(self, firsts: Sequence[int]) -> Tensor:
         """Places in the packed row of each continuation's tokens from a column on; int64."""
-        ranges = [
-            range(start + first, start + len(row))
-            for start, first, row in zip(self.starts, firsts, self.continuations, strict=False)
-        ]
-        (moved,) = to_device([list(chain.from_iterable(ranges))], self.device)
-        return moved
+        rows = zip(self.starts, firsts, self.continuations, strict=False)
+        return self._moved(range(start + first, start + len(row)) for start, first, row in rows)
 
     @cached_property
     def inputs(self) -> ResponseBatch:
@@ -125,16 +115,22 @@ class ResponseBatch:
 
     def gather(self, longer: TrunkStates) -> Tensor:
         """Take this batch's states out of those of texts that go on longer. ``(T, D)``."""
-        places = list(range(self.starts[0]))
-        for start, row in zip(longer.starts, self.continuations, strict=False):
-            places += range(start, start + len(row))
-        (moved,) = to_device([places], self.device)
-        return longer.states.index_select(0, moved)
+        rows = zip(longer.starts, self.continuations, strict=False)
+        own = [range(start, start + len(row)) for start, row in rows]
+        return longer.states.index_select(0, self._moved([range(self.starts[0]), *own]))
+
+    def _moved(self, rows: Iterable[Iterable[int]]) -> Tensor:
+        """Bring integers, end to end, to the device."""
+        (moved,) = to_device([list(chain.from_iterable(rows))], self.device)
+        return moved
+
+    def _rows(self, groups: slice) -> slice:
+        """Continuations of some prompts."""
+        return slice(groups.start * self.per_prefix, groups.stop * self.per_prefix)
 
     def packed_slices(self, groups: slice) -> tuple[slice, slice]:
         """Return where the prefixes and continuations of some prompts lie in the packed row."""
-        edges = list(accumulate(self.prefix_lengths, initial=0))
-        rows = slice(groups.start * self.per_prefix, groups.stop * self.per_prefix)
+        edges, rows = list(accumulate(self.prefix_lengths, initial=0)), self._rows(groups)
         prefixes = slice(edges[groups.start], edges[groups.stop])
         return prefixes, slice(self.starts[rows.start], self.starts[rows.stop])
 
@@ -142,13 +138,11 @@ class ResponseBatch:
         """Return the states of ``part(groups)`` out of those of this batch ``(T, D)``."""
         if states is None:
             return None
-        prefixes, own = self.packed_slices(groups)
-        return torch.cat([states[prefixes], states[own]])
+        return torch.cat([states[part] for part in self.packed_slices(groups)])
 
     def part(self, groups: slice) -> ResponseBatch:
         """Return some of the prompts with their responses, with as many columns as all of them."""
-        rows = slice(groups.start * self.per_prefix, groups.stop * self.per_prefix)
-        own = self.continuations[rows]
+        own = self.continuations[self._rows(groups)]
         return replace(self, prefixes=self.prefixes[groups], continuations=own)
 
     def cut(self, most_tokens: int | None) -> list[slice]:
@@ -156,11 +150,10 @@ class ResponseBatch:
 
         A prompt with more is a run of its own; None leaves all in one.
         """
-        repeat = self.per_prefix
         runs: list[slice] = []
         start, tokens = 0, 0
         for n, prefix in enumerate(self.prefix_lengths):
-            own = prefix + sum(map(len, self.continuations[n * repeat : (n + 1) * repeat]))
+            own = prefix + sum(self.continuation_lengths[self._rows(slice(n, n + 1))])
             if most_tokens is not None and n > start and tokens + own > most_tokens:
                 runs.append(slice(start, n))
                 start, tokens = n, 0
@@ -174,12 +167,11 @@ class ResponseBatch:
 
 def pad_right(rows: Sequence[Sequence[int]], pad: int) -> tuple[Tensor, Tensor]:
     """Stack rows of token ids as ``(ids, is_real)``, each ``(N, longest row)``."""
-    width = max((len(row) for row in rows), default=0)
-    ids = torch.tensor(
-        [[*row, *[pad] * (width - len(row))] for row in rows], dtype=torch.int64
-    ).view(len(rows), width)
     lengths = torch.tensor([len(row) for row in rows], dtype=torch.int64)
-    return ids, torch.arange(width) < lengths[:, None]
+    is_real = torch.arange(max(map(len, rows), default=0)) < lengths[:, None]
+    ids = torch.full(is_real.shape, pad)
+    ids[is_real] = torch.tensor(list(chain.from_iterable(rows)), dtype=torch.int64)
+    return ids, is_real
 
 
 def assemble(
@@ -197,6 +189,5 @@ def assemble(
     repeat = len(responses) // len(prompts)
     prefixes = tuple(row[:-1] for row in prompts)
     own = tuple([prompts[n // repeat][-1], *row] for n, row in enumerate(responses))
-    return ResponseBatch(
-        prefixes, own, max(map(len, responses), default=0), pad, torch.device(device)
-    )
+    width = max(map(len, responses), default=0)
+    return ResponseBatch(prefixes, own, width, pad, torch.device(device))

@@ -1,16 +1,10 @@
-"""The layers of a decoder, whole or cut in two: packed, a token at a time, or as the library runs them.
-
-``split`` cuts the decoder of a causal LM after its first k layers. The lower part (the trunk:
-embeddings and k layers) is frozen and may be shared; the upper part (the top: the other layers and
-the final norm) is what a role trains. Both stay ordinary transformers models, so attention, rotary
-positions and caches are the library's own. Architectures that do more between embedding and first layer
-than add or look up (Gemma scales, GPT-2 adds positions) are caught by a self-test, not guessed.
-"""
+"""The layers of a decoder, whole or cut in two: packed, a token at a time, or as the library does."""
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
-from typing import Self
+from typing import Any, Self, cast
 
 import torch
 from torch import Tensor, nn
@@ -19,8 +13,15 @@ from typing_extensions import override
 
 from rlaif_pl.engine.batch import PackedBatch
 from rlaif_pl.engine.capabilities import Capabilities, probe_capabilities
-from rlaif_pl.engine.decoder_layers import EMBEDDINGS, final_norm_name, keep_layers, layers_of
-from rlaif_pl.engine.forward import decode_step, packed_forward, plain_forward
+from rlaif_pl.engine.decoder_layers import (
+    EMBEDDINGS,
+    FINAL_NORMS,
+    keep_layers,
+    layers_of,
+    name_of,
+    prune_last_layer,
+)
+from rlaif_pl.engine.forward import PackedContext
 from rlaif_pl.engine.kv_cache import KVCache
 from rlaif_pl.engine.noise import FACTOR, error_in_noise, word_ids
 
@@ -33,6 +34,7 @@ class DecoderRunner(nn.Module):
         self.decoder = decoder
         self._followed: list[DecoderRunner] = []  # in a list, so that it is no part of this module
         self._capabilities: dict[tuple[str, torch.dtype], Capabilities] = {}
+        self.assumed: Capabilities | None = None  # while the others are tried
         # Type it computes in, where neither weights nor autocast say so.
         self.computes_in: torch.dtype | None = None
 
@@ -52,12 +54,14 @@ class DecoderRunner(nn.Module):
 
         The type is the one that it computes in: autocast runs weights of 32 bits in 16.
         """
+        if self.assumed is not None:
+            return self.assumed
         weight = next(self.decoder.parameters())
         kind, dtype = weight.device.type, self.computes_in or weight.dtype
         if self.computes_in is None and torch.is_autocast_enabled(kind):
             dtype = torch.get_autocast_dtype(kind)
         if (kind, dtype) not in self._capabilities:
-            self._capabilities[kind, dtype] = probe_capabilities(self.decoder, dtype)
+            self._capabilities[kind, dtype] = probe_capabilities(self, dtype)
         return self._capabilities[kind, dtype]
 
     @property
@@ -94,17 +98,14 @@ class DecoderRunner(nn.Module):
     ) -> Tensor:
         """Run whole texts, or their next tokens, as the library does. ``(N, T, D)``.
 
-        Args:
-            inputs: Token ids ``(N, T)`` int64, or hidden states ``(N, T, D)``; padded on the right.
-            is_real: True where there is a token, cached and new ones. ``(N, C + T)``
-            positions: Place of each token in its own text. ``(N, T)`` int64
-            cache: The library's cache of ``C`` earlier tokens; extended in place.
+        Takes ids ``(N, T)`` int64 or states ``(N, T, D)``, padded on the right, each token's place in
+        its own text ``(N, T)``, and the library's cache of ``C`` earlier tokens, extended in place.
+        ``is_real`` is True where there is a token, cached and new ones, ``(N, C + T)``.
         """
-        return plain_forward(self.decoder, self._entering(inputs), is_real, positions, cache)
-
-    def new_cache(self) -> DynamicCache:
-        """Return an empty cache of the library's."""
-        return DynamicCache(config=self.decoder.config)
+        known = inspect.signature(self.decoder.forward).parameters
+        held = "cache" if "cache" in known else "past_key_values"  # transformers 5.24 renames it
+        options = {held: cache, "use_cache": cache is not None}
+        return self._run(inputs, positions, is_real.long(), **options)
 
     def packed_forward(
         self,
@@ -114,48 +115,50 @@ class DecoderRunner(nn.Module):
         *,
         cache: KVCache | None = None,
     ) -> Tensor:
-        """Run a packed batch, where ``capabilities.packs``; hidden states ``(T, D)``.
+        """Run ids ``(T,)`` or states of a packed batch, where ``capabilities.packs``. ``(T, D)``.
 
-        Args:
-            inputs: Token ids ``(T,)`` int64, or hidden states ``(T, D)``.
-            batch: Their layout.
-            output_places: Places whose states are used, none of them in the first level; the last layer
-                computes only keys and values of all others, whose states mean nothing. None for all.
-            cache: Keeps the keys and values.
+        Of ``output_places`` alone, none of them in the first level, states are used: of all others the
+        last layer computes only keys and values, and their states mean nothing. None for all places.
         """
         if self.recomputes or not self.capabilities.prunes:
             output_places = None  # the backward pass would recompute all places
-        return packed_forward(
-            self.decoder, self._entering(inputs), batch, output_places, cache=cache
-        )
+        with prune_last_layer(self.decoder, output_places, len(inputs)):
+            context = PackedContext(batch, cache)
+            return self._run(inputs[None], batch.positions[None], packed=context)[0]
 
     def decode_step(self, inputs: Tensor, positions: Tensor, cache: KVCache) -> Tensor:
-        """Run one new token of each text in a forked cache; see ``forward.decode_step``."""
-        return decode_step(self.decoder, self._entering(inputs), positions, cache)
+        """Run one new token of each text, and extend a forked cache. ``(n, 1, D)``.
 
-    def _entering(self, inputs: Tensor) -> Tensor:
-        """Bring hidden states of layers in another type to this one's; ids stay."""
-        if not inputs.is_floating_point():
-            return inputs
-        return inputs.to(next(self.decoder.parameters()).dtype)
+        Takes ids ``(n, 1)`` or states ``(n, 1, D)``, and each token's place in its text ``(n, 1)``.
+        """
+        states = self._run(inputs, positions, packed=PackedContext(None, cache))
+        cache.length += 1
+        return states
+
+    def _run(
+        self, inputs: Tensor, positions: Tensor, mask: Tensor | None = None, **options: Any
+    ) -> Tensor:
+        if mask is None:  # packed: one of four dimensions is handed down as it is, and not read
+            mask = torch.ones(1, 1, 1, 1, dtype=torch.bool, device=inputs.device)
+        if inputs.is_floating_point():  # states, maybe of layers in another type
+            options["inputs_embeds"] = inputs.to(next(self.decoder.parameters()).dtype)
+        else:
+            options["input_ids"] = inputs
+        options.setdefault("use_cache", False)
+        output = self.decoder(attention_mask=mask, position_ids=positions, **options)
+        return cast(Tensor, output.last_hidden_state)
 
 
 def split(
     decoder: PreTrainedModel, trunk_layers: int
 ) -> tuple[DecoderRunner | None, DecoderRunner]:
-    """Cut a decoder into a frozen trunk and a top.
+    """Cut a decoder without head, which is consumed, into a frozen trunk and a top.
 
-    Args:
-        decoder: Decoder without head; consumed (its layers are re-indexed).
-        trunk_layers: Layers in the trunk; 0 gives no trunk and the whole decoder as top.
-
-    Returns:
-        ``(trunk, top)``: token ids to raw hidden states, and those (or token ids when there is no
-        trunk) to states after the final norm.
-
-    Raises:
-        ValueError: ``trunk_layers`` is out of range, or running the two parts one after the other
-            does not give what the whole decoder gives.
+    The trunk has the embeddings and the first ``trunk_layers``, and may be shared; the top, which a
+    role trains, makes states after the final norm of the trunk's. With 0 layers the top is the whole.
+    Both stay ordinary transformers models. ValueError where the number is out of range, or the parts do
+    not give what the whole gives: where more is done between embedding and first layer than add or look
+    up (GPT-2 adds positions).
     """
     if trunk_layers == 0:
         return None, DecoderRunner(decoder)
@@ -171,7 +174,7 @@ def split(
     with torch.no_grad():
         whole = DecoderRunner(decoder)(ids, *texts).flatten(0, 1)
     lower, upper = keep_layers(decoder, 0, trunk_layers), keep_layers(decoder, trunk_layers, total)
-    setattr(lower, final_norm_name(decoder), nn.Identity())
+    setattr(lower, name_of(decoder, FINAL_NORMS), nn.Identity())
     trunk, top = DecoderRunner(lower).requires_grad_(False), DecoderRunner(upper)
 
     def parts() -> Tensor:

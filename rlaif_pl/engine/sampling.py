@@ -97,15 +97,14 @@ def cumulative_sums() -> Iterator[None]:
 
     Torch has no other sum; that of several rows has one order of its terms.
     """
-    warns = torch.is_deterministic_algorithms_warn_only_enabled()
-    if warns or not torch.are_deterministic_algorithms_enabled():
-        yield
-        return
-    torch.use_deterministic_algorithms(False)
+    mode = torch.get_deterministic_debug_mode()
+    if mode == 2:  # where others warn at most
+        torch.set_deterministic_debug_mode(0)
     try:
         yield
     finally:
-        torch.use_deterministic_algorithms(True)
+        if mode == 2:
+            torch.set_deterministic_debug_mode(mode)
 
 
 class Drawn(NamedTuple):
@@ -119,14 +118,9 @@ class Drawn(NamedTuple):
 def sample_from_logits(logits: Tensor, uniform: Tensor, params: SamplingParams) -> Drawn:
     """Draw one token a row by inverting the cumulative distribution.
 
-    One number a row suffices, so noise is made ahead of the text and no row depends on the others in
-    its batch. The sum runs over blocks of the vocabulary first, then within one block: of 150,000 terms
-    one after the other float32 would show its rounding.
-
-    Args:
-        logits: ``(N, V)``; minus infinity where a token is never drawn.
-        uniform: One number in [0, 1) a row. ``(N,)`` float32
-        params: Temperature and filters.
+    Logits ``(N, V)`` are minus infinity where a token is never drawn; ``uniform`` ``(N,)`` in [0, 1) is
+    one number a row, so noise is made ahead and no row depends on others. The sum runs over blocks of
+    the vocabulary first, then within one: of 150,000 terms in a row float32 would show its rounding.
     """
     logits = logits.float()
     if params.temperature == 0:
@@ -135,8 +129,7 @@ def sample_from_logits(logits: Tensor, uniform: Tensor, params: SamplingParams) 
     filtered = filter_logits(logits, params) / params.temperature
     weights = (filtered - filtered.amax(-1, keepdim=True)).exp()
     rows, vocabulary = weights.shape
-    spare = -vocabulary % BLOCK
-    if spare:
+    if spare := -vocabulary % BLOCK:
         weights = torch.nn.functional.pad(weights, (0, spare))
     blocks = weights.view(rows, -1, BLOCK)
     sums = blocks.sum(-1).cumsum(-1)
@@ -180,20 +173,17 @@ def filter_logits(logits: Tensor, params: SamplingParams) -> Tensor:
     return logits
 
 
+@cumulative_sums()
 def _nucleus(logits: Tensor, top_p: float) -> Tensor:
     """Least logit among the likeliest tokens that reach a probability. ``(N, 1)``."""
     norm = logits.logsumexp(-1, keepdim=True)
-    count = logits.shape[-1]
-    if logits.device.type == "cpu" and count > NUCLEUS:
+    values = None
+    if logits.device.type == "cpu" and logits.shape[-1] > NUCLEUS:
         values = logits.topk(NUCLEUS, -1).values
-        if bool(((values - norm).exp().sum(-1) >= top_p).all()):
-            return _least(values, norm, top_p)
-    return _least(logits.sort(-1, descending=True).values, norm, top_p)
-
-
-@cumulative_sums()
-def _least(values: Tensor, norm: Tensor, top_p: float) -> Tensor:
-    """Take the last of descending logits before which less than ``top_p`` has been seen."""
+        if not bool(((values - norm).exp().sum(-1) >= top_p).all()):
+            values = None
+    if values is None:
+        values = logits.sort(-1, descending=True).values
     seen = (values - norm).exp().cumsum(-1)
     kept = (seen < top_p).sum(-1, keepdim=True).clamp(max=values.shape[-1] - 1)
     return values.gather(-1, kept)

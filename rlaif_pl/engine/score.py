@@ -12,9 +12,8 @@ from rlaif_pl import ops
 from rlaif_pl.engine.batch import to_device
 from rlaif_pl.engine.sampling import SamplingParams, filter_logits
 
-LOGITS = (
-    1 << 24
-)  # held at a time where all of a row are needed; on CUDA a 128th of the memory if more
+# Held at a time where all of a row are needed; on CUDA a 128th of the memory if more.
+LOGITS = 1 << 24
 
 
 class CappedHead(nn.Module):
@@ -35,13 +34,16 @@ class CappedHead(nn.Module):
         return self.cap * torch.tanh(self.linear(hidden) / self.cap)
 
 
+def _parts(head: nn.Linear | CappedHead) -> tuple[nn.Linear, float | None]:
+    return (head.linear, head.cap) if isinstance(head, CappedHead) else (head, None)
+
+
 def head_logits(head: nn.Linear | CappedHead, hidden: Tensor) -> Tensor:
     """Vocabulary logits ``(..., V)`` of final states ``(..., D)``; float32, or float64 of such."""
-    linear = head.linear if isinstance(head, CappedHead) else head
-    weight = linear.weight
-    rows = hidden.flatten(0, -2).to(weight.dtype)
-    logits = ops.linear_logits(rows, weight, linear.bias).unflatten(0, hidden.shape[:-1])
-    return head.cap * torch.tanh(logits / head.cap) if isinstance(head, CappedHead) else logits
+    linear, cap = _parts(head)
+    rows = hidden.flatten(0, -2).to(linear.weight.dtype)
+    logits = ops.linear_logits(rows, linear.weight, linear.bias).unflatten(0, hidden.shape[:-1])
+    return logits if cap is None else cap * torch.tanh(logits / cap)
 
 
 class Vocabulary(Protocol):
@@ -102,27 +104,21 @@ def token_logprobs(
         entropy_gradient: Whether the entropy is differentiable; it costs the logits a second time
             in the backward pass where the output embedding is frozen.
         info: Says which ids the tokenizer has; None for all.
-        drawn_from: The policy that drew the tokens, whose filters decide what another one is scored
-            over; None where it is the one that is scored.
+        drawn_from: Who drew the tokens, where it is another: its filters decide what is scored over.
     """
     if params.temperature <= 0:
         raise ValueError(f"temperature must be above 0 to score tokens, got {params.temperature}")
     if params.filters:
         return _over_kept(hidden, unembedding, tokens, params, info, drawn_from)
-    capped = unembedding if isinstance(unembedding, CappedHead) else None
-    linear = unembedding if isinstance(unembedding, nn.Linear) else unembedding.linear
-    weight: Tensor = linear.weight
-    bias: Tensor | None = linear.bias
+    linear, cap = _parts(unembedding)
+    weight, bias = linear.weight, linear.bias
     if info is not None and info.unused_token_ids:
         # Rare: a copy of the rows that are read, since a mask would have to go into the kernel.
-        used = torch.ones(info.vocab_size, dtype=torch.bool, device=weight.device)
-        used[to_device([info.unused_token_ids], weight.device)[0]] = False
-        unused = set(info.unused_token_ids)
-        kept = [token for token in range(info.vocab_size) if token not in unused]
+        kept = sorted({*range(info.vocab_size)}.difference(info.unused_token_ids))
         (rows,) = to_device([kept], weight.device)
         weight = weight.index_select(0, rows)
         bias = None if bias is None else bias.index_select(0, rows)
-        tokens = (used.cumsum(0) - 1)[tokens]
+        tokens = torch.searchsorted(rows, tokens)
     elif info is not None and info.vocab_size < len(weight):
         weight = weight[: info.vocab_size]
         bias = None if bias is None else bias[: info.vocab_size]
@@ -132,7 +128,7 @@ def token_logprobs(
         tokens,
         params.temperature,
         bias=bias,
-        softcap=None if capped is None else capped.cap,
+        softcap=cap,
         entropy_gradient=entropy_gradient,
     )
     return TokenLogprobs(*found)
@@ -148,11 +144,11 @@ def _over_kept(
 ) -> TokenLogprobs:
     drawer = Drawer(hidden, head) if drawn_from is None else drawn_from
 
-    def part(states: Tensor, drawing: Tensor, taken: Tensor) -> tuple[Tensor, Tensor]:
-        def logits_of(head: nn.Linear | CappedHead, states: Tensor) -> Tensor:
-            logits = head_logits(head, states)
-            return logits if info is None else mask_unused(logits, info)
+    def logits_of(head: nn.Linear | CappedHead, states: Tensor) -> Tensor:
+        logits = head_logits(head, states)
+        return logits if info is None else mask_unused(logits, info)
 
+    def part(states: Tensor, drawing: Tensor, taken: Tensor) -> tuple[Tensor, Tensor]:
         logits = logits_of(head, states)
         with torch.no_grad():
             own = logits if drawn_from is None else logits_of(drawer.head, drawing)
@@ -165,6 +161,6 @@ def _over_kept(
 
     most = max(LOGITS, ops.device_memory(hidden.device) >> 9)
     size = max(1, most // (head.weight.shape[0] if info is None else info.vocab_size))
-    cut = (part.split(size) for part in (hidden, drawer.hidden, tokens))
+    cut = (rows.split(size) for rows in (hidden, drawer.hidden, tokens))
     found = [checkpoint(part, *rows, use_reentrant=False) for rows in zip(*cut, strict=True)]
     return TokenLogprobs(*(torch.cat(parts) for parts in zip(*found, strict=True)))

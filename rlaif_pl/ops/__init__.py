@@ -5,12 +5,13 @@ from rlaif_pl.ops._products import device_memory, linear_logits, widened_once
 from rlaif_pl.ops.gae import KLGae, gae, kl_gae
 from rlaif_pl.ops.linear import linear_logprob
 from rlaif_pl.ops.pairwise import PairwiseSums, pairwise_ce, pairwise_ce_sums
-from rlaif_pl.ops.reference import wide_dtype
+from rlaif_pl.ops.reference import accumulator_dtype, wide_dtype
 
 __all__ = [
     "EXTENSION_LOADED",
     "PairwiseSums",
     "KLGae",
+    "accumulator_dtype",
     "backend_of",
     "device_memory",
     "gae",

@@ -12,8 +12,8 @@ import torch
 from torch import nn
 
 from rlaif_pl import ops
-from rlaif_pl.engine.attention import reference, segments
-from rlaif_pl.engine.attention.leaf import Attended, merge_attention_states
+from rlaif_pl.engine.attention import segments
+from rlaif_pl.engine.attention.leaf import Attended, Scoring, merge_attention_states
 from rlaif_pl.engine.attention.segments import attend
 from rlaif_pl.engine.batch import Segment, pack_segments
 from rlaif_pl.engine.sampling import SamplingParams
@@ -121,8 +121,9 @@ def test_flash_attention_takes_prefixes_that_one_text_or_none_goes_on_from(gpu, 
         [Segment(3), Segment(1), Segment(2)],
         [Segment(length, n) for n, length in enumerate(lengths)],
     ]
-    found = attend(*map(gpu.claim, (query, key, value)), pack_segments(levels, "cuda"))
-    expected = attend(query.float(), key.float(), value.float(), pack_segments(levels, "cpu"))
+    qkv = query, key, value
+    found = attend([*map(gpu.claim, qkv)], pack_segments(levels, "cuda"))
+    expected = attend([t.float() for t in qkv], pack_segments(levels, "cpu"))
     torch.testing.assert_close(found.float().cpu(), expected, rtol=0, atol=5e-3)
 
 
@@ -146,7 +147,7 @@ def attended(attend, place, size, dtype, **options):
     generator = torch.Generator().manual_seed(3)
     shapes = [(len(batch), heads, size) for heads in (4, 2, 2)]
     qkv = [torch.randn(shape, generator=generator).to(dtype).to(place) for shape in shapes]
-    return attend(*qkv, batch, **options).cpu()
+    return attend(qkv, batch, **options).cpu()
 
 
 @pytest.mark.parametrize(
@@ -164,7 +165,8 @@ def test_heads_and_gpus_that_flash_attention_refuses_are_computed_without_it(gpu
 @pytest.mark.parametrize("window", [3, None])
 def test_shared_key_heads_go_to_a_fused_kernel_with_a_window_too(gpu, dtype, window):
     there, here = (
-        attended(reference.attend, place, 16, dtype, window=window) for place in ("cuda", "cpu")
+        attended(segments.attend_by_text, place, 16, dtype, scoring=Scoring(None, window))
+        for place in ("cuda", "cpu")
     )
     tolerance = 1e-5 if dtype == torch.float32 else 3e-2
     torch.testing.assert_close(there, here, rtol=0, atol=tolerance)

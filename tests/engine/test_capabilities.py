@@ -6,9 +6,9 @@ from torch import nn
 from transformers import Qwen3_5ForCausalLM, Qwen3_5TextConfig
 
 from rlaif_pl.engine import capabilities
-from rlaif_pl.engine.attention import reference, segments
+from rlaif_pl.engine.attention import segments
+from rlaif_pl.engine.attention.leaf import Scoring
 from rlaif_pl.engine.batch import PackedBatch, Segment, pack_segments
-from rlaif_pl.engine.capabilities import probe_capabilities
 from rlaif_pl.engine.decoder_layers import decoder_of
 from rlaif_pl.engine.hidden_states import hidden_states
 from rlaif_pl.engine.noise import FACTOR, Noise, error_in_noise
@@ -55,7 +55,7 @@ def test_a_right_model_packs(make_model, name, window, is_large, dtype):
     decoder = decoder_of(make_model(name, window))
     if is_large:
         decoder = with_large_activations(decoder)
-    found = probe_capabilities(decoder.to(dtype))
+    found = DecoderRunner(decoder.to(dtype)).capabilities
     assert found.packs, found.reason
     assert found.prunes
 
@@ -65,8 +65,8 @@ def wrong_scale(monkeypatch, _):
     monkeypatch.setattr(
         segments,
         "attend",
-        lambda q, k, v, batch, scale, root: attend(
-            q, k, v, batch, 1.2 * (scale or q.shape[-1] ** -0.5), root
+        lambda qkv, batch, scoring, root: attend(
+            qkv, batch, Scoring(1.2 * scoring.scale_for(qkv[0])), root
         ),
     )
 
@@ -82,11 +82,11 @@ def wrong_merge(monkeypatch, _):
 
 def missing_mask(monkeypatch, _):
     monkeypatch.setattr(segments, "is_supported", lambda *_: False)
-    attend = reference.attend_masked
+    attend = segments.attend_masked
     monkeypatch.setattr(
-        reference,
+        segments,
         "attend_masked",
-        lambda q, k, v, mask, scale, cap: attend(q, k, v, all_seen(q, k), scale, cap),
+        lambda qkv, mask, scoring: attend(qkv, all_seen(*qkv[:2]), scoring),
     )
 
 
@@ -134,7 +134,7 @@ def test_a_wrong_way_is_found_out(make_model, monkeypatch, fault, is_large, dtyp
     decoder = decoder.to(dtype)
     fault(monkeypatch, decoder)
     with pytest.warns(UserWarning, match=r"its states are off by .* times its rounding"):
-        assert not probe_capabilities(decoder).packs
+        assert not DecoderRunner(decoder).capabilities.packs
 
 
 @pytest.mark.parametrize("dtype", TYPES)
@@ -145,7 +145,7 @@ def test_a_window_that_is_ignored_is_found_out(make_model, monkeypatch, dtype):
     )
     decoder = decoder_of(make_model("mistral", 4)).to(dtype)
     with pytest.warns(UserWarning, match="times its rounding"):
-        assert not probe_capabilities(decoder).packs
+        assert not DecoderRunner(decoder).capabilities.packs
 
 
 @pytest.mark.parametrize("dtype", TYPES)
@@ -155,7 +155,7 @@ def test_decode_steps_that_are_off_by_little_are_found_out(make_model, dtype):
         layer.register_forward_hook(
             lambda _, __, states: changed(states, 12) if states.shape[1] == 1 else states
         )
-    found = probe_capabilities(decoder)
+    found = DecoderRunner(decoder).capabilities
     assert found.packs
     assert not found.decodes
 
@@ -192,7 +192,7 @@ def test_equal_results_need_no_noise():
 
 def test_a_recurrent_layer_is_padded_nowhere_but_behind_its_text(hybrid):
     with pytest.warns(UserWarning, match="layers of type linear_attention"):
-        found = probe_capabilities(decoder_of(hybrid))
+        found = DecoderRunner(decoder_of(hybrid)).capabilities
     assert found[:3] == (False, False, False)
     assert found.caches
     assert found.pads
@@ -215,7 +215,7 @@ def test_other_layers_with_a_state_are_told_by_their_class(make_model):
     decoder = decoder_of(make_model("llama"))
     decoder._is_stateful = True
     with pytest.warns(UserWarning, match="layers with a state of their own"):
-        found = probe_capabilities(decoder)
+        found = DecoderRunner(decoder).capabilities
     assert not found.packs
 
 
@@ -224,15 +224,17 @@ def test_a_fault_of_the_gpu_is_none_of_the_architecture(make_model, monkeypatch,
     def fail(*args, **options):
         raise kind("CUDA error: no memory")
 
-    monkeypatch.setattr(capabilities, "packed_forward", fail)
+    monkeypatch.setattr(DecoderRunner, "packed_forward", fail)
     with pytest.raises(kind, match="no memory"):
-        capabilities.probe_capabilities(decoder_of(make_model("llama")))
+        DecoderRunner(decoder_of(make_model("llama"))).capabilities  # noqa: B018
 
 
 def test_what_is_tried_is_the_type_that_is_computed_in(make_model, monkeypatch):
     runner, types = DecoderRunner(decoder_of(make_model("llama"))), set()
     attend = segments.attend
-    monkeypatch.setattr(segments, "attend", lambda q, *rest: types.add(q.dtype) or attend(q, *rest))
+    monkeypatch.setattr(
+        segments, "attend", lambda qkv, *rest: types.add(qkv[0].dtype) or attend(qkv, *rest)
+    )
     weights = [(weight, weight.dtype) for weight in runner.parameters()]
     with torch.autocast("cpu", torch.bfloat16):
         assert runner.capabilities.packs

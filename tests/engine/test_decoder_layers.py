@@ -1,8 +1,7 @@
 import pytest
 import torch
-from transformers import AutoTokenizer, Gemma2PreTrainedModel
+from transformers import AutoTokenizer, DynamicCache, Gemma2PreTrainedModel
 
-from rlaif_pl.engine.capabilities import probe_capabilities
 from rlaif_pl.engine.decoder_layers import decoder_of, layers_of
 from rlaif_pl.engine.runner import DecoderRunner, split
 from rlaif_pl.models import BackboneOptions
@@ -61,7 +60,7 @@ def test_the_trunk_is_frozen_and_shares_the_models_weights(make_model):
 def test_a_cache_continues_where_it_stopped(make_model):
     stack = DecoderRunner(decoder_of(make_model("llama")))
     whole = stack(IDS, REAL, PLACES)
-    cache = stack.new_cache()
+    cache = DynamicCache(config=stack.decoder.config)
     stack(IDS[:, :5], REAL[:, :5], PLACES[:, :5], cache)
     rest = stack(IDS[:, 5:], REAL, PLACES[:, 5:], cache)
     torch.testing.assert_close(rest, whole[:, 5:], rtol=1e-4, atol=1e-5)
@@ -91,5 +90,5 @@ def test_a_model_that_caps_scores_never_runs_without_its_cap(
     elif way == "memory":
         model = loaded_backbone(LoadedModel(model, tokenizer)).model
     else:
-        assert probe_capabilities(decoder_of(model)).packs
+        assert DecoderRunner(decoder_of(model)).capabilities.packs
     torch.testing.assert_close(model(IDS).logits, capped, rtol=0, atol=1e-5)

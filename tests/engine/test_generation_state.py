@@ -89,7 +89,7 @@ def test_a_prompt_is_held_once_and_each_text_has_room_for_its_own(model_of):
     for samples in (1, 16):
         state = packed(model, samples)
         (cache,) = state.caches
-        held = [cache.prefilled(layer) for layer in range(layers)]
+        held = [cache.prefilled[layer] for layer in range(layers)]
         assert sum(k.numel() + v.numel() for k, v in held) == layers * 11 * width
         state.next_logits(state.forward_trunk(torch.full((3 * samples,), 5)))
         sizes.append(sum(k.numel() + v.numel() for k, v in cache._own.values()))

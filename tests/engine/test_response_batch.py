@@ -12,7 +12,7 @@ def test_all_prefixes_lie_before_all_continuations():
     assert BATCH.layout.lengths == [2, 0, 4, 2, 3, 4]
     assert BATCH.starts == [2, 6, 8, 11, 15]
     assert BATCH.packed_ids.tolist() == [3, 4] + [5, 6, 7, 1] + [5, 1] + [9, 8, 1] + [9, 2, 2, 1]
-    assert BATCH.layout.chains() == [[], [], [0], [0], [], []]
+    assert BATCH.layout.chains == [[], [], [0], [0], [], []]
 
 
 def test_each_response_counts_on_from_its_prompt():

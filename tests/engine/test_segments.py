@@ -1,21 +1,21 @@
 """Attention of a packed batch against the plain definition: softmax over a text's own scores."""
 
-import dataclasses
 import weakref
 
 import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from rlaif_pl.engine.attention import leaf, padding, reference, segments
+from rlaif_pl.engine.attention import leaf, padding, segments
 from rlaif_pl.engine.attention.leaf import (
     CUDA,
     MATH,
     Attended,
+    Scoring,
     leaf_for,
     merge_attention_states,
 )
-from rlaif_pl.engine.batch import Segment, pack_segments
+from rlaif_pl.engine.batch import Root, Segment, pack_segments
 from rlaif_pl.engine.kv_cache import KVCache
 
 # Prefixes of 6, 0 and 1 tokens, three continuations each, and a third level below some of those.
@@ -68,7 +68,7 @@ def draw(heads, key_heads, dtype=torch.float32, total=TOTAL, size=8):
 def attend(request, monkeypatch):
     """Attention by torch's fused CPU kernel, by plain products, and text by text."""
     if request.param == "reference":
-        return reference.attend
+        return segments.attend_by_text
     if request.param == "math":
         monkeypatch.setattr(segments, "leaf_for", lambda _: leaf.MATH)
     return segments.attend
@@ -79,7 +79,8 @@ def test_two_responses_by_hand(attend):
     # Prompt values 2, 4; first response 6; second 0, 9.
     value = torch.tensor([2.0, 4.0, 6.0, 0.0, 9.0]).view(5, 1, 1)
     batch = pack_segments([[Segment(2)], [Segment(1), Segment(2)]], "cpu")
-    found = attend(torch.zeros_like(value), torch.ones_like(value), value, batch, 1.0)
+    qkv = torch.zeros_like(value), torch.ones_like(value), value
+    found = attend(qkv, batch, Scoring(1.0))
     # Means of 2; of 2, 4; of 2, 4, 6; of 2, 4, 0; of 2, 4, 0, 9.
     torch.testing.assert_close(found.flatten(), torch.tensor([2.0, 3.0, 4.0, 2.0, 3.75]))
 
@@ -96,7 +97,7 @@ def test_results_and_gradients_are_those_of_each_text_alone(attend, heads, key_h
     tensors = draw(heads, key_heads)
     weights = torch.randn(TOTAL, heads, 8, generator=torch.Generator().manual_seed(4))
     given = [t.clone().requires_grad_() for t in tensors]
-    found = attend(*given, BATCH, scale)
+    found = attend(given, BATCH, Scoring(scale))
     gradients = torch.autograd.grad(found, given, weights)
     exact = [t.double().requires_grad_() for t in tensors]
     expected = plain(*exact, 8**-0.5 if scale is None else scale)
@@ -110,7 +111,7 @@ def test_plain_products_in_many_parts_give_the_same(most, monkeypatch):
     monkeypatch.setattr(segments, "leaf_for", lambda _: leaf.MATH)
     monkeypatch.setattr(padding, "MOST_SCORES", most)
     given = [t.double().requires_grad_() for t in draw(6, 2)]
-    found = segments.attend(*given, pack_segments(LEVELS, "cpu"))
+    found = segments.attend(given, pack_segments(LEVELS, "cpu"))
     expected = plain(*given, 8**-0.5)
     weights = torch.randn(TOTAL, 6, 8, generator=torch.Generator().manual_seed(4)).double()
     pairs = [torch.autograd.grad(result, given, weights) for result in (found, expected)]
@@ -141,7 +142,7 @@ def test_plain_products_are_as_few_for_many_texts(monkeypatch):
         batch = pack_segments(levels, "cpu")
         given = [t.requires_grad_() for t in draw(4, 2, total=len(batch))]
         with Made() as made:
-            segments.attend(*given, batch).sum().backward()
+            segments.attend(given, batch).sum().backward()
         counts.append(made.count)
     assert counts[1] == counts[0]
 
@@ -152,15 +153,15 @@ def test_plain_products_hold_few_scores_however_long_a_text_is(monkeypatch):
     batch = pack_segments([[Segment(300), Segment(40)]], "cpu")
     given = [t.requires_grad_() for t in draw(4, 2, total=len(batch))]
     with Made() as made:
-        segments.attend(*given, batch).sum().backward()
+        segments.attend(given, batch).sum().backward()
     assert made.largest <= 1 << 14
 
 
 def test_a_root_is_seen_by_every_token(attend):
     root = draw(6, 2, total=ROOT)[1:]
-    batch = pack_segments(LEVELS, "cpu", KVCache(pack_segments([[Segment(ROOT)]], "cpu")))
+    batch = pack_segments(LEVELS, "cpu", Root(tuple(range(ROOT))))
     given = draw(6, 2)
-    found = attend(*given, batch, None, tuple(root))
+    found = attend(given, batch, root=tuple(root))
     expected = plain(*given, 8**-0.5, root)
     check_close(found, expected)
     assert batch.positions.min() == ROOT
@@ -171,7 +172,7 @@ def test_a_root_is_seen_by_every_token(attend):
 @pytest.mark.parametrize("heads", [(4, 4), (4, 2)], ids=str)
 def test_half_precision_rounds_and_no_more(attend, heads, dtype, device):
     tensors = draw(*heads, dtype)
-    found = attend(*(t.to(device) for t in tensors), pack_segments(LEVELS, device))
+    found = attend([t.to(device) for t in tensors], pack_segments(LEVELS, device))
     assert found.dtype == dtype
     torch.testing.assert_close(found.double().cpu(), plain(*tensors, 8**-0.5), rtol=0, atol=3e-2)
 
@@ -183,7 +184,7 @@ def test_gradients_of_half_precision_round_and_no_more(attend, short, dtype, dev
     tensors = draw(4, 2, dtype)
     given = [t.to(device).requires_grad_() for t in tensors]
     batch = pack_segments(LEVELS, device)
-    found = torch.autograd.grad(attend(*given, batch).square().sum(), given)
+    found = torch.autograd.grad(attend(given, batch).square().sum(), given)
     exact = [t.double().requires_grad_() for t in tensors]
     wanted = torch.autograd.grad(plain(*exact, 8**-0.5).square().sum(), exact)
     for one, other in zip(found, wanted, strict=True):
@@ -192,12 +193,11 @@ def test_gradients_of_half_precision_round_and_no_more(attend, short, dtype, dev
 
 
 def test_prefixes_that_do_not_ask_change_nothing_else(attend):
-    silent = dataclasses.replace(BATCH, skip_prefix_queries=True)
-    prefix = BATCH.first_level.stop
+    prefix = sum(segment.length for segment in LEVELS[0])
     results = []
-    for batch in (BATCH, silent):
+    for batch in (BATCH, BATCH.continuations):
         given = [t.clone().requires_grad_() for t in draw(4, 2)]
-        found = attend(*given, batch)
+        found = attend(given, batch)
         results.append((found, *torch.autograd.grad(found[prefix:].square().sum(), given)))
     assert not results[1][0][:prefix].any()
     results = [(one[0][prefix:], *one[1:]) for one in results]
@@ -215,7 +215,7 @@ def test_keys_are_kept_once_whatever_the_number_of_continuations():
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
-        segments.attend(query, key, value, batch)
+        segments.attend((query, key, value), batch)
     # queries and output of 6 heads, keys and values of 2, the log-sum-exp of 6; floats of 4 bytes
     assert sum(kept.values()) == 4 * len(batch) * (8 * (6 + 6 + 2 + 2) + 6)
 
@@ -234,22 +234,22 @@ def test_merging_with_no_keys_changes_nothing():
 )
 def test_what_blocks_compute(window, cap, expected):
     # The longest text has 0 + 5 + 20 tokens.
-    assert segments.is_supported(*draw(4, 2), BATCH.longest, window, cap) is expected
+    assert segments.is_supported(draw(4, 2), BATCH.longest, Scoring(None, window, cap)) is expected
 
 
 def test_heads_of_different_sizes_are_left_to_the_reference():
     query, key, value = draw(4, 2)
-    assert not segments.is_supported(query, key, value[..., :4], BATCH.longest, None, None)
+    assert not segments.is_supported((query, key, value[..., :4]), BATCH.longest, Scoring())
 
 
 def test_caches_of_dropped_texts_are_freed_layer_by_layer():
     """All layers' old keys beside all new ones would hold the caches twice."""
     cache = KVCache(pack_segments([[Segment(2), Segment(3)]], "cpu"))
     for layer in range(3):
-        cache.prefill(layer, *draw(2, 2, total=5)[1:])
+        cache.prefilled[layer] = tuple(draw(2, 2, total=5)[1:])
     cache.fork([0, 1], 4)
     for layer in range(3):
-        cache.append(layer, *draw(2, 2, total=2), None)
+        cache.append(layer, draw(2, 2, total=2), Scoring())
     old = [weakref.ref(t) for pair in cache._own.values() for t in pair]
     alive = []
 

@@ -1,47 +1,54 @@
 """Runs of queries and keys as rows of a padded batch, so that few products serve many runs.
 
-One product a run would be a handful of launches a run, layer and token: on a GPU they take longer than
-what they compute. Runs of like lengths share a group here; padding is masked, and at most doubles the
-work where that is not small anyway.
+One product a run would be launches that take a GPU longer than what they compute. Runs of like lengths
+share a group; padding is masked, and at most doubles the work where that is not small anyway.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
-from itertools import accumulate
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from rlaif_pl.engine.batch import AttentionBlock, send
+from rlaif_pl.engine.batch import AttentionBlock, to_device
 
 MOST_SCORES = 1 << 25  # scores of a group: 128 MB of float32, of which a backward pass holds four
 FEW_SCORES = 1 << 22  # up to here another launch costs a GPU more than padding
 
 
-class QueryRun(NamedTuple):
-    """Queries of one run, or some of them where all would take too many scores."""
+class Run(NamedTuple):
+    """Places in a block of one run, or of some of its queries where all would take too many scores."""
 
-    start: int  # of the queries in the block
-    num_queries: int
-    key_start: int  # of the keys in the block
-    num_keys: int
-    before: int = 0  # queries of the run that lie in front of these
+    queries: range
+    keys: range
+    before: int  # queries of the run that lie in front of these
 
 
 class Places(NamedTuple):
     """Where the tokens of a group lie."""
 
-    shape: tuple[int, int]  # runs, and tokens of the longest
     taken: Tensor  # token of each place, any one where there is padding. `(runs * longest,)`
     put: Tensor  # the same, padding behind the last token
     is_real: Tensor  # `(runs, longest)`
 
+    def gather(self, t: Tensor, key_heads: int, dtype: torch.dtype) -> Tensor:
+        """Take ``(T, heads, size)`` as ``(runs, key heads, heads a key head * longest, size)``."""
+        rows = t.index_select(0, self.taken).view(*self.is_real.shape, key_heads, -1, t.shape[-1])
+        return rows.permute(0, 2, 3, 1, 4).flatten(2, 3).to(dtype)
 
-@dataclass(frozen=True, eq=False)
-class Group:
+    def scatter(self, found: Tensor, target: Tensor, *, add: bool = False) -> None:
+        """Undo ``gather``; padding goes to the last place of ``target``.
+
+        ``add`` what is found, where several groups have the same tokens.
+        """
+        rows = found.unflatten(2, (-1, self.is_real.shape[1])).permute(0, 3, 1, 2, 4)
+        rows = rows.reshape(len(self.put), *target.shape[1:]).to(target.dtype)
+        (target.index_add_ if add else target.index_copy_)(0, self.put, rows)
+
+
+class Group(NamedTuple):
     """Runs that are computed at once."""
 
     queries: Places
@@ -55,73 +62,59 @@ class Group:
         if not self.pads and not self.causal:
             return None
         seen = self.queries.is_real[:, :, None] & self.keys.is_real[:, None, :]
-        if self.causal:
-            n, m = seen.shape[1:]
-            ones = torch.ones(n, m, dtype=torch.bool, device=seen.device)
-            seen = seen & ones.tril(self.before)
-        return ~seen[:, None, None]
+        return ~(seen.tril(self.before) if self.causal else seen)[:, None, None]
 
 
 def groups_of(block: AttentionBlock, heads: int, device: torch.device) -> list[Group]:
     """Return the groups of a block, planned once; runs without queries or keys are in none."""
     if heads not in block.groups:
         planned = list(_plan(block, heads))
-        numbers = [list(part) for runs in planned for part in list(zip(*runs, strict=True))[:4]]
-        flat = send(torch.tensor([n for part in numbers for n in part], dtype=torch.int64), device)
-        parts = iter(flat.split([len(part) for part in numbers]))
-        totals = sum(block.query_runs.lengths), sum(block.key_runs.lengths)
+        totals = [sum(runs.lengths) for runs in (block.query_runs, block.key_runs)]
+        sides = [[run[side] for run in runs] for runs in planned for side in (0, 1)]
+        lists = [_padded(rows, totals[n % 2]) for n, rows in enumerate(sides)]
+        places = []
+        for n, (rows, put) in enumerate(zip(sides, to_device(lists, device), strict=True)):
+            is_real = (put < totals[n % 2]).view(len(rows), -1)
+            places.append(Places(put.clamp(max=totals[n % 2] - 1), put, is_real))
         block.groups[heads] = [
-            _group(runs, [next(parts) for _ in range(4)], totals, block.causal) for runs in planned
+            Group(queries, keys, runs[0].before, block.causal, pads=len({*map(_size, runs)}) > 1)
+            for runs, queries, keys in zip(planned, places[::2], places[1::2], strict=True)
         ]
-    found: list[Group] = block.groups[heads]
-    return found
+    return block.groups[heads]
 
 
-def _plan(block: AttentionBlock, heads: int) -> Iterator[list[QueryRun]]:
+def _padded(rows: list[range], total: int) -> list[int]:
+    longest = max(map(len, rows))
+    return [place for row in rows for place in (*row, *[total] * (longest - len(row)))]
+
+
+def _size(run: Run) -> tuple[int, int]:
+    return len(run.keys), len(run.queries)
+
+
+def _plan(block: AttentionBlock, heads: int) -> Iterator[list[Run]]:
     """Sort the runs by length and cut them into groups."""
-    group: list[QueryRun] = []
+    group: list[Run] = []
     most = real = 0
-    for run in sorted(
-        _runs(block, heads), key=lambda run: (run.before, run.num_keys, run.num_queries)
-    ):
-        most, real = max(most, run.num_queries), real + run.num_queries * run.num_keys
-        padded = (len(group) + 1) * most * run.num_keys  # sorted: no run before has more keys
-        fits = padded * heads <= MOST_SCORES and (
-            padded * heads <= FEW_SCORES or padded <= 2 * real
-        )
+    for run in sorted(_runs(block, heads), key=lambda run: (run.before, *_size(run))):
+        keys, queries = _size(run)
+        most, real = max(most, queries), real + queries * keys
+        padded = (len(group) + 1) * most * keys  # sorted: no run before has more keys
+        fits = padded * heads <= min(MOST_SCORES, max(FEW_SCORES, 2 * real * heads))
         if group and not (fits and run.before == group[0].before == 0):
             yield group
-            group, most, real = [], run.num_queries, run.num_queries * run.num_keys
+            group, most, real = [], queries, queries * keys
         group.append(run)
     if group:
         yield group
 
 
-def _runs(block: AttentionBlock, heads: int) -> Iterator[QueryRun]:
+def _runs(block: AttentionBlock, heads: int) -> Iterator[Run]:
     """Yield the runs that have queries and keys, cut where all scores of one would be too many."""
-    asking, asked = block.query_runs.lengths, block.key_runs.lengths
-    starts = accumulate(asking, initial=0), accumulate(asked, initial=0)
-    for n, m, start, key_start in zip(asking, asked, *starts, strict=False):
-        most = max(1, MOST_SCORES // max(1, heads * m))
-        for first in range(0, n if m else 0, most):
-            count = min(most, n - first)
-            seen = min(m, first + count) if block.causal else m
-            yield QueryRun(start + first, count, key_start, seen, first)
-
-
-def _group(
-    runs: list[QueryRun], numbers: list[Tensor], totals: tuple[int, int], causal: bool
-) -> Group:
-    starts, counts, key_starts, key_counts = numbers
-    sizes = {(run.num_queries, run.num_keys) for run in runs}
-    most, most_keys = max(run.num_queries for run in runs), max(run.num_keys for run in runs)
-    queries = _places(starts, counts, most, totals[0])
-    keys = _places(key_starts, key_counts, most_keys, totals[1])
-    return Group(queries, keys, runs[0].before, causal, len(sizes) > 1)
-
-
-def _places(starts: Tensor, counts: Tensor, longest: int, total: int) -> Places:
-    steps = torch.arange(longest, device=starts.device)
-    is_real = steps < counts[:, None]
-    put = torch.where(is_real, starts[:, None] + steps, total).flatten()
-    return Places((len(starts), longest), put.clamp(max=total - 1), put, is_real)
+    for asking, asked in block.slices():
+        keys = range(asked.start, asked.stop)
+        most = max(1, MOST_SCORES // (heads * len(keys)))
+        for start in range(asking.start, asking.stop, most):
+            stop, before = min(start + most, asking.stop), start - asking.start
+            seen = keys[: stop - asking.start] if block.causal else keys
+            yield Run(range(start, stop), seen, before)

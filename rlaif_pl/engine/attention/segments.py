@@ -1,123 +1,140 @@
-"""Attention of a packed batch by blocks: each prefix's keys stand once, whoever asks them.
+"""Attention of a packed batch: by blocks, where a prefix's keys stand once, or text by text.
 
-The softmax of a continuation's token runs over its prefix's keys and its own. The parts are computed
-apart, each for all queries that share the keys, and joined by their log-sum-exp (the decomposition of
-Hydragen, Juravsky et al. 2024, arXiv 2402.05099, which is for inference; the backward pass is exact
-too, see ``leaf``). Laying the prefix's keys beside each continuation's own instead takes ``K (P + R)``
-keys and values a prefix.
+By blocks, a token's attention to its prefix and to its own segment is computed apart, each for all
+queries that share the keys, and joined by log-sum-exp (Hydragen, Juravsky et al. 2024, arXiv
+2402.05099; the backward pass is exact too). Text by text: the definition, windows and soft caps.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
+from torch.nn import functional as F
 
-from rlaif_pl.engine.attention.leaf import Attended, leaf_for, merge_attention_states, no_keys
-from rlaif_pl.engine.batch import AttentionBlock, PackedBatch
+from rlaif_pl.engine.attention.leaf import (
+    QKV,
+    Attended,
+    Scoring,
+    leaf_for,
+    merge_attention_states,
+    nothing,
+)
+from rlaif_pl.engine.batch import Keys, PackedBatch
 
-Keys = tuple[Tensor, Tensor]  # keys and values, each (m, key heads, size)
+PLAIN = Scoring()
 
 
-def is_supported(
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    longest: int,
-    window: int | None,
-    softcap: float | None,
-) -> bool:
+def is_supported(qkv: QKV, longest: int, scoring: Scoring) -> bool:
     """Whether blocks compute a layer's attention: no cap, no window that cuts a text, one head size."""
-    is_plain = softcap is None and (window is None or longest <= window)
-    return is_plain and query.shape[-1] == key.shape[-1] == value.shape[-1]
+    cuts = scoring.window is not None and longest > scoring.window
+    return scoring.softcap is None and not cuts and len({t.shape[-1] for t in qkv}) == 1
 
 
 def attend(
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    batch: PackedBatch,
-    scale: float | None = None,
-    root: Keys | None = None,
+    qkv: QKV, batch: PackedBatch, scoring: Scoring = PLAIN, root: Keys | None = None
 ) -> Tensor:
     """Attend within the texts of a packed batch, each token to all of its text up to itself.
 
-    Args:
-        query: ``(T, heads, size)``
-        key: ``(T, key heads, size)``; fewer heads than ``query`` are shared by several.
-        value: Like ``key``.
-        batch: Layout. Where prefix queries are skipped, their results are 0.
-        scale: Factor of the scores; one over the root of the head size where None.
-        root: Keys and values that all texts begin with; without a gradient.
+    Queries are ``(T, heads, size)``, keys and values ``(T, key heads, size)``. Results of tokens that
+    do not ask are 0; the keys and values of a root get no gradient.
     """
-    query, key, value = (t if t.stride(-1) == 1 else t.contiguous() for t in (query, key, value))
-    scale = query.shape[-1] ** -0.5 if scale is None else scale
-    if not torch.is_grad_enabled() or not (
-        query.requires_grad or key.requires_grad or value.requires_grad
-    ):
-        return _forward(query, key, value, batch, scale, root).output
+    qkv = tuple([t if t.stride(-1) == 1 else t.contiguous() for t in qkv])  # type: ignore[assignment]
+    scale = scoring.scale_for(qkv[0])
+    if not torch.is_grad_enabled() or not any(t.requires_grad for t in qkv):
+        return _forward(qkv, batch, scale, root).output
     if root is not None:
         raise ValueError("expected a root in inference only, got a batch that needs gradients")
-    result: Tensor = _SegmentAttention.apply(query, key, value, batch, scale)
+    result: Tensor = _SegmentAttention.apply(*qkv, batch, scale)
     return result
 
 
-def _blocks(batch: PackedBatch) -> Iterator[AttentionBlock]:
-    first, *others = batch.blocks
-    if not batch.skip_prefix_queries:
-        yield first
-    elif len(batch.levels) > 1:  # the first level does not ask itself
-        yield batch.continuation_block
-    yield from others
-
-
-def _forward(
-    query: Tensor, key: Tensor, value: Tensor, batch: PackedBatch, scale: float, root: Keys | None
-) -> Attended:
-    leaf = leaf_for(query)
-    blocks = list(_blocks(batch))
-    if len(blocks) == 1 and blocks[0].queries == slice(0, len(query)) and root is None:
-        return leaf.forward((query, key, value), blocks[0], scale)
-    output, lse = torch.zeros_like(query), no_keys(query)
-    for number, block in enumerate(blocks):
-        asking, asked = block.queries, block.keys
-        found = leaf.forward((query[asking], key[asked], value[asked]), block, scale)
+def _forward(qkv: QKV, batch: PackedBatch, scale: float, root: Keys | None = None) -> Attended:
+    query, *own = qkv
+    leaf, (output, lse) = leaf_for(query), nothing(query)
+    for number, block in enumerate(batch.blocks):
+        asking = block.queries
+        k, v = root if root is not None and block is batch.blocks[-1] else own
+        found = leaf.forward((query[asking], k[block.keys], v[block.keys]), block, scale)
         if number:
             found = merge_attention_states(Attended(output[asking], lse[asking]), found)
-        output[asking], lse[asking] = found
-    if root is not None:
-        if batch.root_block is None:
-            raise ValueError("expected a batch with a root, got a root's keys and one without")
-        found = leaf.forward((query, *root), batch.root_block, scale)
-        return merge_attention_states(Attended(output, lse), found)
+        if len(found.lse) == len(lse):
+            output, lse = found
+        else:
+            output[asking], lse[asking] = found
     return Attended(output, lse)
 
 
 class _SegmentAttention(torch.autograd.Function):
     @staticmethod
-    def forward(
-        ctx: Any, query: Tensor, key: Tensor, value: Tensor, batch: PackedBatch, scale: float
-    ) -> Tensor:
-        joint = _forward(query, key, value, batch, scale, None)
-        ctx.save_for_backward(query, key, value, *joint)
-        ctx.batch, ctx.scale = batch, scale
+    def forward(ctx: Any, *given: Any) -> Tensor:
+        *qkv, ctx.batch, ctx.scale = given
+        joint = _forward(qkv, ctx.batch, ctx.scale)  # type: ignore[arg-type]
+        ctx.save_for_backward(*qkv, *joint)
         return joint.output
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         query, key, value, output, lse = ctx.saved_tensors
-        leaf = leaf_for(query)
         grad = grad if grad.stride(-1) == 1 else grad.contiguous()
         grads = [torch.zeros_like(tensor) for tensor in (query, key, value)]
-        for block in _blocks(ctx.batch):
-            q, k = block.queries, block.keys
-            joint = Attended(output[q], lse[q])
-            qkv = query[q], key[k], value[k]
-            parts = leaf.backward(grad[q], qkv, joint, block, ctx.scale)
-            for whole, place, part in zip(grads, (q, k, k), parts, strict=True):
-                whole[place] += part
+        with torch.autocast(grad.device.type, enabled=False):
+            for block in ctx.batch.blocks:
+                q, k = block.queries, block.keys
+                joint, qkv = Attended(output[q], lse[q]), (query[q], key[k], value[k])
+                parts = leaf_for(query).backward(grad[q], qkv, joint, block, ctx.scale)
+                for whole, place, part in zip(grads, (q, k, k), parts, strict=True):
+                    whole[place] += part
         return *grads, None, None
+
+
+def attend_by_text(
+    qkv: QKV, batch: PackedBatch, scoring: Scoring = PLAIN, root: Keys | None = None
+) -> Tensor:
+    """Attend text by text; see ``attend``. Heads of values may have another size."""
+    # Split, not sliced: the gradient of a slice is as long as the row, that of a split the piece.
+    queries, keys, values = (t.split(batch.lengths) for t in qkv)
+    begin = [] if root is None else [root]
+    silent = sum(map(len, batch.levels[: batch.first]))
+    results = []
+    for n, ancestors in enumerate(batch.chains):
+        own = len(queries[n])
+        if own == 0 or n < silent:
+            results.append(values[n].new_zeros(own, qkv[0].shape[1], qkv[2].shape[-1]))
+            continue
+        parts = [*begin, *((keys[m], values[m]) for m in (*ancestors, n))]
+        k, v = (torch.cat(part) for part in zip(*parts, strict=True))
+        mask = batch.attention_mask(len(k) - own, own, scoring.window)
+        results.append(attend_masked((queries[n], k, v), mask, scoring))
+    return torch.cat(results)
+
+
+def attend_masked(qkv: QKV, mask: Tensor | None, scoring: Scoring) -> Tensor:
+    """Attend in one text ``(n, heads, size)``; without a mask each token sees those before it."""
+    q, k, v = (t.transpose(0, 1)[None] for t in qkv)
+    share, softcap = q.shape[1] // k.shape[1], scoring.softcap
+    # CUDA has no fused kernel for shared key heads with a mask or in float32: all scores would be held.
+    fused = q.device.type != "cuda" or (mask is None and q.element_size() == 2)
+    if share > 1 and not (fused and softcap is None):
+        k, v = (t.repeat_interleave(share, 1) for t in (k, v))
+    if softcap is None:
+        found = F.scaled_dot_product_attention(
+            q,
+            k,
+            v,
+            mask,
+            0.0,
+            mask is None,
+            scale=scoring.scale,
+            enable_gqa=k.shape[1] < q.shape[1],
+        )
+        return found[0].transpose(0, 1)
+    if mask is None:
+        mask = torch.ones(q.shape[2], k.shape[2], dtype=torch.bool, device=q.device).tril()
+    scores = q @ k.transpose(2, 3) * scoring.scale_for(q)
+    scores = softcap * torch.tanh(scores / softcap)
+    weights = scores.masked_fill(~mask, -torch.inf).softmax(-1, dtype=torch.float32)
+    return (weights.to(v.dtype) @ v)[0].transpose(0, 1)
