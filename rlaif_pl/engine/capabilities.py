@@ -17,8 +17,14 @@ import torch
 from torch import Tensor, nn
 
 from rlaif_pl.engine.batch import pack_segments
-from rlaif_pl.engine.decoder_layers import embedding_of, has_window, keep_softcap, unpackable_layers
-from rlaif_pl.engine.forward import eval_mode, redirect
+from rlaif_pl.engine.decoder_layers import (
+    embedding_of,
+    eval_mode,
+    has_window,
+    keep_softcap,
+    redirect,
+    unpackable_layers,
+)
 from rlaif_pl.engine.generation_state import EqualLengthState, GenerationState, PackedState
 from rlaif_pl.engine.hidden_states import hidden_states
 from rlaif_pl.engine.noise import FACTOR, Noise, change_last_bits, wide, with_noise, word_ids
@@ -96,10 +102,7 @@ def probe_capabilities(runner: DecoderRunner, dtype: torch.dtype) -> Capabilitie
 
 
 class _Probe:
-    """Four texts of two prompts, what a decoder gives for each alone, and the ways to run them.
-
-    A way gives the states of the last tokens of the packed row.
-    """
+    """Four texts of two prompts, and ways to run them, which give states of the row's last tokens."""
 
     def __init__(self, runner: DecoderRunner) -> None:
         self.runner, self.decoder, self.device = runner, runner.decoder, runner.device

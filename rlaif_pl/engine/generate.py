@@ -10,14 +10,13 @@ import torch
 from torch import Tensor, nn
 
 from rlaif_pl import ops
-from rlaif_pl.engine.batch import send, to_device
-from rlaif_pl.engine.forward import eval_mode
+from rlaif_pl.engine.batch import Segment, pack_segments, send, to_device
+from rlaif_pl.engine.decoder_layers import eval_mode
 from rlaif_pl.engine.generation_state import (
     EqualLengthState,
     GenerationState,
     LanguageModel,
     PackedState,
-    pack_prompts,
     runners_of,
 )
 from rlaif_pl.engine.response_batch import TrunkStates
@@ -82,16 +81,16 @@ def generate_tokens(
         is_due = step % every == 0 or step >= longest
         if close_with is not None and step and is_due:  # an end token too goes through the trunk
             below = progress.drop(below)
-        if not progress.rows:
+        if not progress.count:
             break
         if step >= longest:  # not drawn: the reward of a cut text is read there
-            token = torch.full_like(token[: len(progress.rows)], close_with)  # type: ignore[arg-type]
+            token = torch.full_like(token[: progress.count], close_with)  # type: ignore[arg-type]
             continue
         logits = state.next_logits(below)
         uniform = logits.new_zeros(len(logits)) if noise is None else noise[progress.places, step]
         token, is_valid = sample_from_logits(logits, uniform, params)
         progress.drawn[progress.places, step] = token
-        progress.failed |= ~is_valid
+        progress.failed[progress.places] |= ~is_valid
         # torch.isin would make a GPU sort, and the host wait, where many tokens end a text
         progress.ended |= (token[:, None] == ends).any(1) | ~is_valid
         if close_with is not None:  # whatever ended a text, its reward is read at this token
@@ -100,7 +99,7 @@ def generate_tokens(
         progress.ended |= progress.room <= step + 1
         if (step + 1) % every == 0 or step + 1 == longest:
             token = progress.drop(token)
-            if not progress.rows:
+            if not progress.count:
                 break
     return progress.collect(limits, all_ends)
 
@@ -112,32 +111,28 @@ class _Progress:
         self, state: GenerationState, room: Tensor, longest: int, stop: StopStrings | None
     ) -> None:
         self.state, self.room, self.stop = state, room, stop
-        self.rows = list(range(len(room)))
+        self.count = len(room)
         self.places = torch.arange(len(room), device=room.device)
         self.drawn = room.new_full((len(room), longest), -1)
         self.ended = torch.zeros_like(room, dtype=torch.bool)
-        self.failed = torch.zeros_like(self.ended)
-        self.failures: set[int] = set()
+        self.failed = torch.zeros_like(self.ended)  # of all texts
 
     def drop(self, carried: Tensor) -> Tensor:
         """Drop the texts that have ended; returns what is left of ``carried`` ``(n, ...)``."""
-        columns = [self.ended.long()[:, None], self.failed.long()[:, None]]
+        columns = [self.ended.long()[:, None]]
         if self.stop is not None:
             columns.append(self.drawn[self.places])
-        read = torch.cat(columns, 1).tolist()  # waits for the device, once
         kept, new = [], steps_per_sync(carried.device)
-        for n, (ended, failed, *text) in enumerate(read):
-            if failed:
-                self.failures.add(self.rows[n])
+        for n, (ended, *text) in enumerate(torch.cat(columns, 1).tolist()):  # waits, once
             written = [token for token in text if token >= 0]
             if not ended and not (self.stop is not None and self.stop.is_met(written, new)):
                 kept.append(n)
-        if len(kept) == len(self.rows):
+        if len(kept) == self.count:
             return carried
-        self.rows = [self.rows[n] for n in kept]
+        self.count = len(kept)
         (index,) = to_device([kept], self.places.device)
-        parts = (self.room, self.places, self.ended, self.failed)
-        self.room, self.places, self.ended, self.failed = (part[index] for part in parts)
+        parts = (self.room, self.places, self.ended)
+        self.room, self.places, self.ended = (part[index] for part in parts)
         if kept:
             self.state.select_rows(kept, index)
         return carried[index]
@@ -145,14 +140,15 @@ class _Progress:
     def collect(self, limits: Sequence[int], ends: set[int]) -> Generated:
         """Read all texts, up to what ended each."""
         tokens, finished = [], []
-        for row, limit in zip(self.drawn.tolist(), limits, strict=True):
-            text = [token for token in row[:limit] if token >= 0]
+        rows = torch.cat([self.failed.long()[:, None], self.drawn], 1).tolist()
+        for row, limit in zip(rows, limits, strict=True):
+            text = [token for token in row[1 : 1 + limit] if token >= 0]
             last = next((place for place, token in enumerate(text, 1) if token in ends), None)
             text = text[:last]
             cut = None if self.stop is None else self.stop.cut(text)
             tokens.append(text[:cut])
             finished.append(last is not None or cut is not None)
-        failed = [n in self.failures for n in range(len(tokens))]
+        failed = [row[0] > 0 for row in rows]
         return Generated(tokens, finished, failed, self.state.trunk_states())
 
 
@@ -206,9 +202,10 @@ def sample_responses(
     with eval_mode(nn.ModuleList(runners)), weights_cast_once(device.type):
         if all(runner.capabilities.decodes for runner in runners):
             closes = close_with if keep_trunk and model.trunk is not None else None
-            (last,) = to_device([[row[-1] for row in prompts for _ in range(params.n)]], device)
-            ids, batch = pack_prompts([prompt[:-1] for prompt in prompts], device)
             leaves = [n // params.n for n in range(len(seeds))]
+            tokens = [token for prompt in prompts for token in prompt[:-1]]
+            ids, last = to_device([tokens, [prompts[n][-1] for n in leaves]], device)
+            batch = pack_segments([[Segment(len(prompt) - 1) for prompt in prompts]], device)
             room = params.max_new_tokens + (0 if closes is None else 2)
             state = PackedState(model, ids, batch, leaves, room, keep_trunk=keep_trunk)
             return generate_tokens(state, last, params, seeds, ends, stop=stop, close_with=closes)

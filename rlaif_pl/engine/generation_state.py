@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 from transformers import DynamicCache
 
-from rlaif_pl.engine.batch import PackedBatch, Segment, pack_segments, to_device
-from rlaif_pl.engine.kv_cache import KVCache
+from rlaif_pl.engine.attention.segments import KVCache
+from rlaif_pl.engine.batch import PackedBatch
 from rlaif_pl.engine.response_batch import TrunkStates
 
 if TYPE_CHECKING:
@@ -75,11 +75,10 @@ class PackedState:
     ) -> None:
         self.model = model
         self.caches: list[KVCache] = []
-        self._prefix: Tensor | None = None
         self._columns: list[Tensor] | None = [] if keep_trunk and model.trunk is not None else None
         self._rows = torch.arange(len(leaves), device=ids.device)
         self._count = len(leaves)
-        hidden = ids
+        hidden = self._prefix = ids
         for runner in runners_of(model):
             cache = KVCache(batch)
             # Of the last layers no state is read, only keys and values.
@@ -116,7 +115,7 @@ class PackedState:
 
     def trunk_states(self) -> TrunkStates | None:
         """See ``GenerationState``; a column a token taken in, whether the text went on or not."""
-        if self._columns is None or self._prefix is None:
+        if self._columns is None:
             return None
         steps, start = len(self._columns), len(self._prefix)
         states = torch.stack(self._columns, 1).flatten(0, 1)
@@ -174,11 +173,3 @@ class EqualLengthState:
 def runners_of(model: LanguageModel | Any) -> list[DecoderRunner]:
     """Return a model's layers in the order they run."""
     return [model.top] if model.trunk is None else [model.trunk, model.top]
-
-
-def pack_prompts(
-    prompts: Sequence[Sequence[int]], device: torch.device
-) -> tuple[Tensor, PackedBatch]:
-    """Lay prompts out in one level, in their order; ids ``(T,)`` and layout."""
-    (ids,) = to_device([[token for prompt in prompts for token in prompt]], device)
-    return ids, pack_segments([[Segment(len(prompt)) for prompt in prompts]], device)

@@ -43,10 +43,7 @@ def hidden_states(
 def states_before(
     runner: DecoderRunner, batch: ResponseBatch, below: Tensor | None = None
 ) -> Tensor:
-    """Return a runner's state before each response token, whose last is not run. ``(tokens, D)``.
-
-    ``below`` is the output of the layers underneath for ``batch.inputs``, if there are any.
-    """
+    """Return the state before each response token ``(tokens, D)``; ``below`` is of ``batch.inputs``."""
     inputs = batch.inputs
     return hidden_states(runner, inputs, below, inputs.places([0] * len(inputs.continuations)))
 

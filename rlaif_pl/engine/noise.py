@@ -16,17 +16,16 @@ from transformers import PreTrainedModel
 from rlaif_pl.engine.decoder_layers import embedding_of
 
 # A way counts as right up to so many times the largest noise of a token. Right ways of 8 architectures
-# were off by 1.04 times at most, in float32 and bfloat16, with outlier activations and without; a scale
-# of attention that is wrong by a tenth by 3.6 times in bfloat16 (30 layers), 67,000 in float32.
+# were off by 1.04 times at most, in float32 and bfloat16; a scale that is wrong by a tenth by 3.6 times
+# in bfloat16 (30 layers), by 67,000 in float32.
 FACTOR = 3.0
 
 
 class Noise:
     """How exact a model is on the machine at hand, by states ``(T, D)`` with one rounding and another.
 
-    Each dimension is measured by its own noise, so that a few large ones hide no error of the
-    others. ValueError where the noise is as large as what tells one token from another, as where
-    texts depend on each other, or something is not a number.
+    Each dimension is measured by its own noise, so that a few large ones hide no error of the others.
+    ValueError where noise is as large as what tells tokens apart, or something is not a number.
     """
 
     def __init__(self, exact: Tensor, noisy: Tensor) -> None:

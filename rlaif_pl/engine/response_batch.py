@@ -107,10 +107,7 @@ class ResponseBatch:
 
     @cached_property
     def inputs(self) -> ResponseBatch:
-        """The texts without the last token of each, which nothing is predicted from.
-
-        Token j of its continuations is the one before response token j.
-        """
+        """The texts without their last tokens: token j of continuations is before response token j."""
         return replace(self, continuations=tuple(row[:-1] for row in self.continuations))
 
     def gather(self, longer: TrunkStates) -> Tensor:
@@ -120,12 +117,10 @@ class ResponseBatch:
         return longer.states.index_select(0, self._moved([range(self.starts[0]), *own]))
 
     def _moved(self, rows: Iterable[Iterable[int]]) -> Tensor:
-        """Bring integers, end to end, to the device."""
         (moved,) = to_device([list(chain.from_iterable(rows))], self.device)
         return moved
 
     def _rows(self, groups: slice) -> slice:
-        """Continuations of some prompts."""
         return slice(groups.start * self.per_prefix, groups.stop * self.per_prefix)
 
     def packed_slices(self, groups: slice) -> tuple[slice, slice]:
@@ -146,10 +141,7 @@ class ResponseBatch:
         return replace(self, prefixes=self.prefixes[groups], continuations=own)
 
     def cut(self, most_tokens: int | None) -> list[slice]:
-        """Cut the prompts, in order, into runs of at most so many tokens, prefixes counted once.
-
-        A prompt with more is a run of its own; None leaves all in one.
-        """
+        """Cut the prompts, in order, into runs of at most so many tokens, or one prompt."""
         runs: list[slice] = []
         start, tokens = 0, 0
         for n, prefix in enumerate(self.prefix_lengths):

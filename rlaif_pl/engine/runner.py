@@ -11,18 +11,18 @@ from torch import Tensor, nn
 from transformers import DynamicCache, PreTrainedModel
 from typing_extensions import override
 
+from rlaif_pl.engine.attention.segments import KVCache
 from rlaif_pl.engine.batch import PackedBatch
 from rlaif_pl.engine.capabilities import Capabilities, probe_capabilities
 from rlaif_pl.engine.decoder_layers import (
     EMBEDDINGS,
     FINAL_NORMS,
+    PackedContext,
     keep_layers,
     layers_of,
     name_of,
     prune_last_layer,
 )
-from rlaif_pl.engine.forward import PackedContext
-from rlaif_pl.engine.kv_cache import KVCache
 from rlaif_pl.engine.noise import FACTOR, error_in_noise, word_ids
 
 
@@ -127,10 +127,7 @@ class DecoderRunner(nn.Module):
             return self._run(inputs[None], batch.positions[None], packed=context)[0]
 
     def decode_step(self, inputs: Tensor, positions: Tensor, cache: KVCache) -> Tensor:
-        """Run one new token of each text, and extend a forked cache. ``(n, 1, D)``.
-
-        Takes ids ``(n, 1)`` or states ``(n, 1, D)``, and each token's place in its text ``(n, 1)``.
-        """
+        """Run ids ``(n, 1)`` or states of a token a text, and extend a forked cache. ``(n, 1, D)``."""
         states = self._run(inputs, positions, packed=PackedContext(None, cache))
         cache.length += 1
         return states

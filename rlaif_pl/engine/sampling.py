@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from bisect import bisect_left
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -59,12 +60,9 @@ class SamplingParams:
 
     def __str__(self) -> str:
         """Say how was drawn, for provenance: what differs from plain sampling, and the seed."""
-        parts = [f"T={self.temperature}"]
-        for name in ("top_k", "top_p", "min_p", "stop", "stop_token_ids"):
-            value = getattr(self, name)
-            if value != getattr(SamplingParams, name):
-                parts.append(f"{name}={value}")
-        return " ".join([*parts, f"seed={self.seed or 0}"])
+        given = {n: getattr(self, n) for n in ("top_k", "top_p", "min_p", "stop", "stop_token_ids")}
+        parts = [f"{n}={v}" for n, v in given.items() if v != getattr(SamplingParams, n)]
+        return " ".join([f"T={self.temperature}", *parts, f"seed={self.seed or 0}"])
 
     def seeded(self, seed: int) -> SamplingParams:
         """Return the same with a seed, unless there is one."""
@@ -166,9 +164,8 @@ def filter_logits(logits: Tensor, params: SamplingParams) -> Tensor:
         floor = top + params.temperature * torch.tensor(params.min_p, dtype=torch.float32).log()
         logits = logits.masked_fill(logits < floor, -torch.inf)
     if params.top_p < 1:
-        scaled = (
-            logits / params.temperature
-        )  # compared as is: times T again it may round past itself
+        # Compared as is: times T again it may round past itself.
+        scaled = logits / params.temperature
         logits = logits.masked_fill(scaled < _nucleus(scaled, params.top_p), -torch.inf)
     return logits
 
@@ -216,11 +213,8 @@ class StopStrings:
         """Return how many tokens a text has when it first holds a stop string; None if it has none."""
         if not self._holds(tokens):
             return None
-        low, high = 1, len(tokens)  # text grows with its tokens
-        while low < high:
-            middle = (low + high) // 2
-            low, high = (low, middle) if self._holds(tokens[:middle]) else (middle + 1, high)
-        return low
+        counts = range(1, len(tokens))  # text grows with its tokens
+        return 1 + bisect_left(counts, True, key=lambda count: self._holds(tokens[:count]))
 
     def _holds(self, tokens: Sequence[int]) -> bool:
         text = self.decode(tokens)

@@ -11,9 +11,9 @@ from typing import NamedTuple, Protocol
 import torch
 from torch import Tensor
 
+from rlaif_pl.engine.attention.segments import KVCache
 from rlaif_pl.engine.batch import PackedBatch, Root, Segment, pack_segments, to_device
 from rlaif_pl.engine.generation_state import LanguageModel, PackedState
-from rlaif_pl.engine.kv_cache import KVCache
 from rlaif_pl.engine.sampling import SamplingParams
 from rlaif_pl.engine.score import token_logprobs
 from rlaif_pl.errors import at_least
@@ -196,10 +196,7 @@ class PrefixTreeRunner:
         extra: int = 0,
         root: Root = Root(),  # noqa: B008 - immutable
     ) -> Iterator[tuple[Root, list[Node]]]:
-        """Cut texts into parts that fit into a batch, each after what it begins with.
-
-        A text costs the tokens to compute, and ``extra`` places to be written.
-        """
+        """Cut texts, each with ``extra`` tokens to write, into batches after what they begin with."""
         small: list[Node] = []
         costs: list[int] = []
         members = sorted(members, key=lambda n: texts[n].ids)

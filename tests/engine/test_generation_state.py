@@ -3,8 +3,9 @@
 import pytest
 import torch
 
+from rlaif_pl.engine.batch import Segment, pack_segments
 from rlaif_pl.engine.decoder_layers import decoder_of
-from rlaif_pl.engine.generation_state import EqualLengthState, PackedState, pack_prompts
+from rlaif_pl.engine.generation_state import EqualLengthState, PackedState
 
 PROMPTS = [[40, 50, 60, 70, 80], [90], [33, 44, 55, 66, 77, 88, 99, 111]]
 SAMPLES = 3
@@ -14,7 +15,8 @@ STAY = [0, 4, 5, 8]
 
 
 def packed(model, samples=SAMPLES, **options):
-    ids, batch = pack_prompts([prompt[:-1] for prompt in PROMPTS], torch.device("cpu"))
+    ids = torch.tensor([token for prompt in PROMPTS for token in prompt[:-1]])
+    batch = pack_segments([[Segment(len(prompt) - 1) for prompt in PROMPTS]], "cpu")
     leaves = [n for n in range(len(PROMPTS)) for _ in range(samples)]
     return PackedState(model, ids, batch, leaves, 4, **options)
 

@@ -15,8 +15,8 @@ from rlaif_pl.engine.attention.leaf import (
     leaf_for,
     merge_attention_states,
 )
+from rlaif_pl.engine.attention.segments import KVCache
 from rlaif_pl.engine.batch import Root, Segment, pack_segments
-from rlaif_pl.engine.kv_cache import KVCache
 
 # Prefixes of 6, 0 and 1 tokens, three continuations each, and a third level below some of those.
 LEVELS = [

@@ -39,10 +39,7 @@ class Places(NamedTuple):
         return rows.permute(0, 2, 3, 1, 4).flatten(2, 3).to(dtype)
 
     def scatter(self, found: Tensor, target: Tensor, *, add: bool = False) -> None:
-        """Undo ``gather``; padding goes to the last place of ``target``.
-
-        ``add`` what is found, where several groups have the same tokens.
-        """
+        """Undo ``gather``, or ``add`` what several groups have; padding goes to the last place."""
         rows = found.unflatten(2, (-1, self.is_real.shape[1])).permute(0, 3, 1, 2, 4)
         rows = rows.reshape(len(self.put), *target.shape[1:]).to(target.dtype)
         (target.index_add_ if add else target.index_copy_)(0, self.put, rows)

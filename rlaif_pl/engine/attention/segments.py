@@ -1,12 +1,13 @@
-"""Attention of a packed batch: by blocks, where a prefix's keys stand once, or text by text.
+"""Attention of a packed batch, and of texts being written: by blocks, or text by text.
 
-By blocks, a token's attention to its prefix and to its own segment is computed apart, each for all
-queries that share the keys, and joined by log-sum-exp (Hydragen, Juravsky et al. 2024, arXiv
-2402.05099; the backward pass is exact too). Text by text: the definition, windows and soft caps.
+By blocks, a prefix's keys stand once: attention to it and to a text's own tokens is computed apart,
+each for all queries that share the keys, and joined by log-sum-exp (Hydragen, Juravsky et al. 2024,
+arXiv 2402.05099; the backward pass is exact too). Text by text: the definition, windows and soft caps.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -22,7 +23,7 @@ from rlaif_pl.engine.attention.leaf import (
     merge_attention_states,
     nothing,
 )
-from rlaif_pl.engine.batch import Keys, PackedBatch
+from rlaif_pl.engine.batch import Keys, PackedBatch, Segment, pack_segments
 
 PLAIN = Scoring()
 
@@ -138,3 +139,63 @@ def attend_masked(qkv: QKV, mask: Tensor | None, scoring: Scoring) -> Tensor:
     scores = softcap * torch.tanh(scores / softcap)
     weights = scores.masked_fill(~mask, -torch.inf).softmax(-1, dtype=torch.float32)
     return (weights.to(v.dtype) @ v)[0].transpose(0, 1)
+
+
+class KVCache:
+    """Keys and values of texts being written, in one stack of layers: what they begin with once.
+
+    Prompts, or a prefix tree, stay as they were computed: ``prefilled`` by layer, each ``(T, key heads,
+    size)``. Each text has room for its own ``length`` tokens since ``fork``, so that none makes a copy.
+    """
+
+    def __init__(self, batch: PackedBatch) -> None:
+        self.batch = batch
+        self.length = 0
+        self.prefilled: dict[int, Keys] = {}
+        self._own: dict[int, Keys] = {}  # by layer, each (n, capacity, key heads, size)
+
+    def fork(self, leaves: Sequence[int], capacity: int) -> None:
+        """Begin texts of at most ``capacity`` tokens after ``leaves`` of the last level, ascending."""
+        self._leaves, self._capacity = list(leaves), capacity
+        levels, root, device = self.batch.levels, self.batch.root, self.batch.positions.device
+        step = [Segment(1, leaf) for leaf in self._leaves]
+        # The batch with the next token of each text, which alone asks.
+        self.step = pack_segments([*levels, step], device, root, first=len(levels))
+
+    def append(self, layer: int, qkv: QKV, scoring: Scoring) -> Tensor:
+        """Take in one token a text and attend from it; ``(n, heads, size)``, of keys ``key heads``."""
+        query, key, value = qkv
+        if layer not in self._own:
+            k, v = (t.new_empty(len(t), self._capacity, *t.shape[1:]) for t in (key, value))
+            self._own[layer] = k, v
+        keys, values = (t[:, : self.length + 1] for t in self._own[layer])
+        keys[:, -1], values[:, -1] = key, value
+        # Without a prompt nothing was prefilled, and no block or chain names a piece.
+        prompts = self.prefilled.get(layer, (key[:0], value[:0]))
+        root = self.batch.root.keys.get(layer)
+        longest = max(self.step.ends, default=0) + self.length
+        if not is_supported(qkv, longest, scoring):
+            pieces = [part.split(self.batch.lengths) for part in prompts]
+            results = []
+            for row, chain in enumerate(self.step.chains[-len(query) :]):
+                parts = [] if root is None else [root]
+                parts += [*((pieces[0][n], pieces[1][n]) for n in chain), (keys[row], values[row])]
+                seen = slice(-(scoring.window or 0), None)
+                k, v = (torch.cat(part)[seen] for part in zip(*parts, strict=True))
+                mask = torch.ones(1, len(k), dtype=torch.bool, device=k.device)
+                results.append(attend_masked((query[row : row + 1], k, v), mask, scoring))
+            return torch.cat(results)
+        leaf, scale = leaf_for(query), scoring.scale_for(query)
+        joint = leaf.dense((query, keys, values), scale)
+        for block in self.step.blocks[1:]:  # the first is a token's to itself
+            k, v = root if root is not None and block is self.step.blocks[-1] else prompts
+            found = leaf.forward((query, k[block.keys], v[block.keys]), block, scale)
+            joint = merge_attention_states(joint, found)
+        return joint.output
+
+    def select_rows(self, rows: Sequence[int], index: Tensor) -> None:
+        """Go on with these texts only, in ascending order; ``index`` is the same on the device."""
+        for layer in self._own:  # one after the other: each frees what it was before the next
+            keys, values = self._own[layer]
+            self._own[layer] = keys[index], values[index]
+        self.fork([self._leaves[row] for row in rows], self._capacity)
