@@ -79,7 +79,7 @@ class PackedBatch:
 
     levels: tuple[Sequence[Segment], ...]  # segments by depth
     first: int  # level from which on tokens ask; the attention of those above is 0
-    positions: Tensor  # place of each token in its own text. `(T,)` int64
+    positions: Tensor  # place of each token that asks in its own text. `(T,)` int64
     # each segment's attention to itself, then each level's to those above, then all to the root's keys
     blocks: list[AttentionBlock]
     ends: list[int]  # tokens of each text that ends in the last level, the root included
@@ -89,7 +89,7 @@ class PackedBatch:
     _masks: dict[tuple[int, int, int | None], Tensor] = field(default_factory=dict, repr=False)
 
     def __len__(self) -> int:
-        return len(self.positions)
+        return sum(self.lengths)
 
     @cached_property
     def lengths(self) -> list[int]:
@@ -100,7 +100,7 @@ class PackedBatch:
     def continuations(self) -> PackedBatch:
         """The same, where nobody reads what the first level attends to, only its keys and values."""
         if len(self.levels) == 1:
-            return replace(self, first=1, blocks=[])
+            return replace(self, first=1, positions=self.positions[:0], blocks=[])
         return pack_segments(self.levels, self.positions.device, self.root, first=1)
 
     @cached_property
@@ -147,15 +147,16 @@ def pack_segments(
     """
     ends = [len(root.ids)]
     longest, edges, positions = ends[0], [0], list[int]()
-    for level in levels:
+    for depth, level in enumerate(levels):
         parents = [segment.parent for segment in level]
         if parents != sorted(parents) or (parents and not 0 <= parents[-1] < len(ends)):
             raise ValueError(f"expected segments in the order of their parents, got {parents[:20]}")
         begins = [ends[parent] for parent in parents]
         ends = [begin + segment.length for begin, segment in zip(begins, level, strict=True)]
-        positions += chain.from_iterable(map(range, begins, ends))
+        if depth >= first:
+            positions += chain.from_iterable(map(range, begins, ends))
         longest = max(longest, *ends, 0)
-        edges.append(len(positions))
+        edges.append(edges[-1] + sum(ends) - sum(begins))
     parts = [slice(*edge) for edge in pairwise(edges)]
     asking = slice(edges[first], edges[-1])
     own = tuple([segment.length for level in levels[first:] for segment in level])

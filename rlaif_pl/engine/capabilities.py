@@ -78,11 +78,11 @@ def probe_capabilities(runner: DecoderRunner, dtype: torch.dtype) -> Capabilitie
     keep_softcap(decoder)
     before = redirect(decoder)
     if dtype != next(decoder.parameters()).dtype:
-        cast = [p.to(dtype) if p.is_floating_point() else p for p in decoder.parameters()]
-        weights = (nn.Parameter(p, False) for p in cast)
-        tried = copy.deepcopy(
-            decoder, dict(zip(map(id, decoder.parameters()), weights, strict=True))
-        )
+        made = {
+            id(p): nn.Parameter(p.to(dtype) if p.is_floating_point() else p, False)
+            for p in decoder.parameters()
+        }
+        tried = copy.deepcopy(decoder, made)
     with eval_mode(tried), torch.autocast(runner.device.type, enabled=False):
         found = _Probe(type(runner)(tried)).capabilities()
     if found.packs:

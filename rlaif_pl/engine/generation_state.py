@@ -89,7 +89,7 @@ class PackedState:
             if runner is model.trunk:
                 self._prefix = hidden
             self.caches.append(cache)
-        self.positions = cache.step.positions[len(batch) :, None] - 1
+        self.positions = cache.step.positions[:, None] - 1
 
     def forward_trunk(self, tokens: Tensor) -> Tensor:
         """Run the trunk; states ``(n, 1, D)``, or the ids without one."""

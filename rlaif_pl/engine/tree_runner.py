@@ -157,21 +157,18 @@ class PrefixTreeRunner:
             users.setdefault(owner, []).append(place)
         for root, trees in self._parts(texts, list(users)):
             tree = pack_trees(trees, self.model.top.device, root)
-            counts: list[tuple[int, int]] = []
-            places: list[int] = []
-            picks: list[int] = []
-            for node, start in tree.leaves:
-                for row in users[node.members[0]]:
-                    scored = rows[row].ids[rows[row].first :]
-                    at = start + rows[row].first - 1 - node.start
-                    counts.append((row, len(scored)))
-                    places += range(at, at + len(scored))
-                    picks += scored
+            spans = [
+                (row, start - node.start + rows[row].first - 1, rows[row].ids[rows[row].first :])
+                for node, start in tree.leaves
+                for row in users[node.members[0]]
+            ]
+            places = [place for _, at, scored in spans for place in range(at, at + len(scored))]
+            picks = [token for *_, scored in spans for token in scored]
             hidden = self.model.top.packed_forward(tree.ids, tree.batch)
             index, taken = to_device([places, picks], hidden.device)
             found = token_logprobs(hidden[index], self.model.unembedding, taken, SamplingParams())
             values = iter(found.logprobs.clamp(max=0).tolist())  # above 0 by rounding alone
-            yield [(row, [next(values) for _ in range(count)]) for row, count in counts]
+            yield [(row, [next(values) for _ in scored]) for row, _, scored in spans]
 
     @torch.no_grad()
     def states(

@@ -122,15 +122,9 @@ def attend_masked(qkv: QKV, mask: Tensor | None, scoring: Scoring) -> Tensor:
     if share > 1 and not (fused and softcap is None):
         k, v = (t.repeat_interleave(share, 1) for t in (k, v))
     if softcap is None:
+        shares = k.shape[1] < q.shape[1]
         found = F.scaled_dot_product_attention(
-            q,
-            k,
-            v,
-            mask,
-            0.0,
-            mask is None,
-            scale=scoring.scale,
-            enable_gqa=k.shape[1] < q.shape[1],
+            q, k, v, mask, 0.0, mask is None, scale=scoring.scale, enable_gqa=shares
         )
         return found[0].transpose(0, 1)
     if mask is None:
