@@ -1,9 +1,8 @@
 """Texts that share prefixes, laid out in one row without padding.
 
-A batch is a forest of *segments* of tokens: a segment attends causally to itself and fully to its
-ancestors. Segments lie level by level ``[all prefixes | all continuations | ...]``, those of one parent
-side by side, so all queries of a level that share an ancestor are one run of the row, and attention
-between two levels is one variable-length call without copies. All is planned on the host from lengths.
+A batch is a forest of *segments*, which attend causally to themselves and fully to their ancestors, and
+lie level by level ``[all prefixes | all continuations | ...]``, those of one parent side by side. So
+attention between two levels is one variable-length call without copies. All is planned on the host.
 """
 
 from __future__ import annotations
@@ -119,8 +118,7 @@ class PackedBatch:
     def attention_mask(self, before: int, own: int, window: int | None) -> Tensor | None:
         """Say which of ``before + own`` keys the last ``own`` tokens of a text may see.
 
-        None where nothing is before and each sees all before itself, else ``(own, before + own)`` bool;
-        ``window`` is the number of latest tokens that a token sees, itself included, or None for all.
+        None where nothing is before and each sees all before itself, else ``(own, before + own)`` bool.
         """
         if window is not None and before + own <= window:
             window = None

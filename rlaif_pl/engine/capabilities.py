@@ -68,11 +68,7 @@ def probe_capabilities(runner: DecoderRunner, dtype: torch.dtype) -> Capabilitie
     """Try the ways a decoder can be run in; where it cannot pack, one line an architecture says so.
 
     Its layers are left with our attention function in front of their own, if it packs, else as before.
-
-    Args:
-        runner: Whose decoder is tried.
-        dtype: Type it computes in. Where that is not its weights' (autocast), attention has other
-            implementations, and a copy is tried, which is gone afterwards.
+    Where ``dtype``, which it computes in, is not its weights' (autocast), a copy is tried.
     """
     decoder = tried = runner.decoder
     keep_softcap(decoder)

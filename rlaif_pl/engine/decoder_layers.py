@@ -109,8 +109,7 @@ def has_window(decoder: PreTrainedModel) -> bool:
 def keep_layers(decoder: PreTrainedModel, start: int, stop: int) -> PreTrainedModel:
     """Return a decoder that runs layers ``start`` (inclusive) to ``stop`` (exclusive) only.
 
-    Weights are shared with ``decoder``, whose own layers must not be run afterwards: each kept
-    layer is told its new index in the cache.
+    Weights are shared with ``decoder``, which must not be run afterwards: layers get new indices.
     """
     part = copy.copy(decoder)
     part._modules = dict(decoder._modules)

@@ -54,13 +54,9 @@ class GenerationState(Protocol):
 class PackedState:
     """Texts over one copy of their prompts' keys; a ``GenerationState``.
 
-    Args:
-        model: Model whose layers can be packed and decoded.
-        ids: Tokens of the prompts but the last of each. ``(T,)`` int64
-        batch: Their layout; prompts end in the last level.
-        leaves: Which segment of the last level each text continues, in ascending order.
-        capacity: Most tokens that a text takes in.
-        keep_trunk: Keep the trunk's states; for a batch of one level.
+    ``ids`` ``(T,)`` are the tokens of the prompts but the last of each, ``leaves`` the segments of the
+    last level of their ``batch`` that texts continue, ascending; a text takes in ``capacity`` tokens at
+    most. ``keep_trunk`` keeps the trunk's states, for a batch of one level.
     """
 
     def __init__(

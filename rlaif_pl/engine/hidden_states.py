@@ -1,8 +1,4 @@
-"""States of prompts and all their responses, each prompt run once.
-
-Exact: a continuation sees the same keys at the same positions as in a plain forward over the whole
-text. A decoder that cannot be packed runs whole texts, padded on the right.
-"""
+"""States of prompts and all their responses, each prompt run once, exact; or of whole texts, padded."""
 
 from __future__ import annotations
 

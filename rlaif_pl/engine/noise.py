@@ -55,8 +55,7 @@ def error_in_noise(
 ) -> float:
     """Return how far a way is off, in units of the model's own noise; right ones are within ``FACTOR``.
 
-    ``again`` computes ``exact`` ``(T, D)`` anew, best in a batch of another shape, while the
-    embedding of ``model`` is noisy.
+    ``again`` computes ``exact`` ``(T, D)`` anew, best in a batch of another shape, with noise.
     """
     if torch.equal(found, exact):
         return 0.0

@@ -101,8 +101,7 @@ def token_logprobs(
         unembedding: Output embedding, capped or not.
         tokens: Tokens taken. ``(tokens,)`` int64
         params: How the tokens were drawn, at a temperature above 0.
-        entropy_gradient: Whether the entropy is differentiable; it costs the logits a second time
-            in the backward pass where the output embedding is frozen.
+        entropy_gradient: Whether the entropy is differentiable, which costs the logits once more.
         info: Says which ids the tokenizer has; None for all.
         drawn_from: Who drew the tokens, where it is another: its filters decide what is scored over.
     """
