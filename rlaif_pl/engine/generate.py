@@ -22,8 +22,6 @@ from rlaif_pl.engine.generation_state import (
 from rlaif_pl.engine.response_batch import TrunkStates
 from rlaif_pl.engine.sampling import SamplingParams, StopStrings, sample_from_logits, sample_noise
 
-STEPS_PER_SYNC = 16  # tokens that a GPU draws before the host looks which texts have ended
-
 
 class Generated(NamedTuple):
     """Texts, those of a prompt next to each other."""
@@ -38,7 +36,7 @@ class Generated(NamedTuple):
 
 def steps_per_sync(device: torch.device) -> int:
     """Tokens after which the host looks which texts have ended; a CPU waits for nothing."""
-    return 1 if device.type == "cpu" else STEPS_PER_SYNC
+    return 1 if device.type == "cpu" else 16
 
 
 @torch.no_grad()

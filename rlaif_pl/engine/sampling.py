@@ -7,7 +7,6 @@ from bisect import bisect_left
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -105,25 +104,20 @@ def cumulative_sums() -> Iterator[None]:
             torch.set_deterministic_debug_mode(mode)
 
 
-class Drawn(NamedTuple):
-    """Tokens drawn."""
-
-    tokens: Tensor  # (N,) int64
-    is_valid: Tensor  # (N,) bool, False where the logits hold NaN or +inf
-
-
 @cumulative_sums()
-def sample_from_logits(logits: Tensor, uniform: Tensor, params: SamplingParams) -> Drawn:
-    """Draw one token a row by inverting the cumulative distribution.
+def sample_from_logits(
+    logits: Tensor, uniform: Tensor, params: SamplingParams
+) -> tuple[Tensor, Tensor]:
+    """Draw one token a row ``(N,)``, and tell whether a row is valid: False for NaN or +inf in it.
 
     Logits ``(N, V)`` are minus infinity where a token is never drawn; ``uniform`` ``(N,)`` in [0, 1) is
-    one number a row, so noise is made ahead and no row depends on others. The sum runs over blocks of
-    the vocabulary first, then within one: of 150,000 terms in a row float32 would show its rounding.
+    one number a row, so noise is made ahead and no row depends on others. The cumulative sum runs over
+    blocks of the vocabulary, then within one: of 150,000 terms float32 would show its rounding.
     """
     logits = logits.float()
     if params.temperature == 0:
         top, tokens = logits.max(-1)
-        return Drawn(tokens, top.isfinite())
+        return tokens, top.isfinite()
     filtered = filter_logits(logits, params) / params.temperature
     weights = (filtered - filtered.amax(-1, keepdim=True)).exp()
     rows, vocabulary = weights.shape
@@ -138,7 +132,7 @@ def sample_from_logits(logits: Tensor, uniform: Tensor, params: SamplingParams) 
     chosen = blocks.gather(1, block[..., None].expand(-1, 1, BLOCK))[:, 0].cumsum(-1)
     within = _first_above(chosen, point - before)
     tokens = (block * BLOCK + within).squeeze(1)
-    return Drawn(tokens.clamp(max=vocabulary - 1), total.isfinite())
+    return tokens.clamp(max=vocabulary - 1), total.isfinite()
 
 
 def _first_above(sums: Tensor, point: Tensor) -> Tensor:

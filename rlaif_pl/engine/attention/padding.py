@@ -65,24 +65,24 @@ class Group(NamedTuple):
 def groups_of(block: AttentionBlock, heads: int, device: torch.device) -> list[Group]:
     """Return the groups of a block, planned once; runs without queries or keys are in none."""
     if heads not in block.groups:
-        planned = list(_plan(block, heads))
-        totals = [sum(runs.lengths) for runs in (block.query_runs, block.key_runs)]
-        sides = [[run[side] for run in runs] for runs in planned for side in (0, 1)]
-        lists = [_padded(rows, totals[n % 2]) for n, rows in enumerate(sides)]
-        places = []
-        for n, (rows, put) in enumerate(zip(sides, to_device(lists, device), strict=True)):
-            is_real = (put < totals[n % 2]).view(len(rows), -1)
-            places.append(Places(put.clamp(max=totals[n % 2] - 1), put, is_real))
         block.groups[heads] = [
-            Group(queries, keys, runs[0].before, block.causal, pads=len({*map(_size, runs)}) > 1)
-            for runs, queries, keys in zip(planned, places[::2], places[1::2], strict=True)
+            Group(
+                _places([run.queries for run in runs], sum(block.query_runs.lengths), device),
+                _places([run.keys for run in runs], sum(block.key_runs.lengths), device),
+                runs[0].before,
+                block.causal,
+                pads=len({*map(_size, runs)}) > 1,
+            )
+            for runs in _plan(block, heads)
         ]
     return block.groups[heads]
 
 
-def _padded(rows: list[range], total: int) -> list[int]:
+def _places(rows: list[range], total: int, device: torch.device) -> Places:
     longest = max(map(len, rows))
-    return [place for row in rows for place in (*row, *[total] * (longest - len(row)))]
+    padded = [place for row in rows for place in (*row, *[total] * (longest - len(row)))]
+    (put,) = to_device([padded], device)
+    return Places(put.clamp(max=total - 1), put, (put < total).view(len(rows), -1))
 
 
 def _size(run: Run) -> tuple[int, int]:
