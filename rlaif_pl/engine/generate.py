@@ -201,8 +201,8 @@ def sample_responses(
         if all(runner.capabilities.decodes for runner in runners):
             closes = close_with if keep_trunk and model.trunk is not None else None
             leaves = [n // params.n for n in range(len(seeds))]
-            tokens = [token for prompt in prompts for token in prompt[:-1]]
-            ids, last = to_device([tokens, [prompts[n][-1] for n in leaves]], device)
+            rows = [token for prompt in prompts for token in prompt[:-1]]
+            ids, last = to_device([rows, [prompts[n][-1] for n in leaves]], device)
             batch = pack_segments([[Segment(len(prompt) - 1) for prompt in prompts]], device)
             room = params.max_new_tokens + (0 if closes is None else 2)
             state = PackedState(model, ids, batch, leaves, room, keep_trunk=keep_trunk)
@@ -217,4 +217,5 @@ def sample_responses(
             equal = EqualLengthState(model, ids[:, :-1])
             found = generate_tokens(equal, ids[:, -1], params, own, ends, stop=stop)
             parts |= dict(zip(rows, zip(*found[:3], strict=True), strict=True))
-    return Generated(*map(list, zip(*(parts[n] for n in range(len(seeds))), strict=True)))
+    tokens, finished, failed = zip(*(parts[n] for n in range(len(seeds))), strict=True)
+    return Generated(list(tokens), list(finished), list(failed))
