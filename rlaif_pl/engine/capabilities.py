@@ -26,9 +26,8 @@ from rlaif_pl.engine.decoder_layers import (
     unpackable_layers,
 )
 from rlaif_pl.engine.generation_state import EqualLengthState, GenerationState, PackedState
-from rlaif_pl.engine.hidden_states import hidden_states
 from rlaif_pl.engine.noise import FACTOR, Noise, change_last_bits, wide, with_noise, word_ids
-from rlaif_pl.engine.response_batch import ResponseBatch
+from rlaif_pl.engine.response_batch import ResponseBatch, hidden_states
 
 if TYPE_CHECKING:
     from rlaif_pl.engine.runner import DecoderRunner

@@ -122,8 +122,8 @@ class PackedState:
 class EqualLengthState:
     """Texts of prompts ``(n, P)`` of one length, by the model's own cache, or run whole each time.
 
-    For layers that are not packed (recurrent ones among them): no text is padded, so that none depends
-    on its neighbors. Of each prompt all tokens but the last are given.
+    For layers that are not packed: no text is padded, so that none depends on its neighbors. Of each
+    prompt all tokens but the last are given.
     """
 
     def __init__(self, model: LanguageModel | Any, prompts: Tensor) -> None:

@@ -1,4 +1,4 @@
-"""Prompts with their responses: token rows on the host, laid out in one packed row on the device."""
+"""Prompts with their responses, laid out in one packed row, and a runner's states of them."""
 
 from __future__ import annotations
 
@@ -6,12 +6,16 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import accumulate, chain
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
 from rlaif_pl.engine.batch import PackedBatch, Segment, pack_segments, to_device
+
+if TYPE_CHECKING:
+    from rlaif_pl.engine.runner import DecoderRunner
 
 Rows = tuple[Sequence[int], ...]
 
@@ -28,9 +32,8 @@ class ResponseBatch:
     """``G`` prompts, each with the same number of responses, ``N = G * K`` in all.
 
     The last prompt token opens the continuation, so a continuation's state at column j is the state
-    before its response token j, and that at its last column the state at its last token. Tokens and
-    states lie packed, ``[all prefixes | all continuations]``; numbers of response tokens as ``(N, R)``.
-    All lengths are known on the host, so nothing waits for a device.
+    before its response token j. Tokens and states lie packed, ``[all prefixes | all continuations]``;
+    numbers of response tokens as ``(N, R)``. Lengths are known on the host: nothing waits for a device.
     """
 
     prefixes: Rows  # prompts without their last token, `G` rows of token ids
@@ -183,3 +186,56 @@ def assemble(
     own = tuple([prompts[n // repeat][-1], *row] for n, row in enumerate(responses))
     width = max(map(len, responses), default=0)
     return ResponseBatch(prefixes, own, width, pad, torch.device(device))
+
+
+def hidden_states(
+    runner: DecoderRunner,
+    batch: ResponseBatch,
+    below: Tensor | None = None,
+    places: Tensor | None = None,
+) -> Tensor:
+    """Return a runner's states, packed, each prompt run once. ``(T, D)``, or ``(places, D)``.
+
+    ``below`` is the output of the layers underneath ``(T, D)``, None where this runner embeds the ids;
+    ``places`` are those in the packed row whose states are wanted, none of them in prefixes, None for
+    all: of others the last layer computes keys and values alone.
+    """
+    inputs = batch.packed_ids if below is None else below
+    if runner.capabilities.packs:
+        states = runner.packed_forward(inputs, batch.layout, places)
+    else:
+        states = _whole_texts(runner, batch, inputs)
+    return states if places is None else states.index_select(0, places)
+
+
+def states_before(
+    runner: DecoderRunner, batch: ResponseBatch, below: Tensor | None = None
+) -> Tensor:
+    """Return the state before each response token ``(tokens, D)``; ``below`` is of ``batch.inputs``."""
+    inputs = batch.inputs
+    return hidden_states(runner, inputs, below, inputs.places([0] * len(inputs.continuations)))
+
+
+def _whole_texts(runner: DecoderRunner, batch: ResponseBatch, inputs: Tensor) -> Tensor:
+    edges, repeat = list(accumulate(batch.prefix_lengths, initial=0)), batch.per_prefix
+    texts = [
+        [*range(edges[n // repeat], edges[n // repeat + 1]), *range(start, start + len(row))]
+        for n, (start, row) in enumerate(zip(batch.starts, batch.continuations, strict=False))
+    ]
+    groups: dict[int, list[list[int]]] = {}
+    for text in filter(None, texts):
+        groups.setdefault(0 if runner.capabilities.pads else len(text), []).append(text)
+    states, back, done = [], [0] * len(inputs), 0
+    for members in groups.values():
+        width = max(map(len, members))
+        for text in members:
+            for column, place in enumerate(text, done):
+                back[place] = column
+            done += width
+        lengths, *rows = to_device([list(map(len, members)), *members], batch.device)
+        index = pad_sequence(rows, batch_first=True)
+        columns = torch.arange(width, device=batch.device).expand_as(index)
+        found = runner(inputs[index], columns < lengths[:, None], columns)
+        states.append(found.flatten(0, 1))
+    (order,) = to_device([back], batch.device)
+    return torch.cat(states).index_select(0, order)

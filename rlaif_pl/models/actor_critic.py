@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING, Literal, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from rlaif_pl.engine.hidden_states import states_before
-from rlaif_pl.engine.response_batch import ResponseBatch
+from rlaif_pl.engine.response_batch import ResponseBatch, states_before
 from rlaif_pl.engine.sampling import SamplingParams
 from rlaif_pl.engine.score import Drawer, TokenLogprobs
 from rlaif_pl.errors import one_of

@@ -12,8 +12,7 @@ from transformers import PreTrainedConfig, PreTrainedTokenizerBase
 
 from rlaif_pl.engine import score
 from rlaif_pl.engine.generate import Generated, sample_responses
-from rlaif_pl.engine.hidden_states import hidden_states, states_before
-from rlaif_pl.engine.response_batch import ResponseBatch, assemble
+from rlaif_pl.engine.response_batch import ResponseBatch, assemble, hidden_states, states_before
 from rlaif_pl.engine.runner import DecoderRunner
 from rlaif_pl.engine.sampling import SamplingParams, StopStrings, before_stop
 from rlaif_pl.models.adapters import Lora

@@ -13,8 +13,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from typing_extensions import override
 
 from rlaif_pl import ops
-from rlaif_pl.engine.hidden_states import hidden_states
-from rlaif_pl.engine.response_batch import ResponseBatch
+from rlaif_pl.engine.response_batch import ResponseBatch, hidden_states
 from rlaif_pl.engine.runner import DecoderRunner
 from rlaif_pl.errors import one_of
 from rlaif_pl.models.adapters import Lora

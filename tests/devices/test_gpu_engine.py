@@ -15,9 +15,8 @@ from torch.nn import functional as F
 from rlaif_pl.cli.commands.doctor import way_of
 from rlaif_pl.engine import generate
 from rlaif_pl.engine.decoder_layers import decoder_of
-from rlaif_pl.engine.hidden_states import hidden_states
 from rlaif_pl.engine.noise import with_noise
-from rlaif_pl.engine.response_batch import assemble
+from rlaif_pl.engine.response_batch import assemble, hidden_states
 from rlaif_pl.engine.runner import DecoderRunner
 from rlaif_pl.engine.sampling import SamplingParams, sample_seed
 from rlaif_pl.engine.tree_runner import PrefixTreeRunner

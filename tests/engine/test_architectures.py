@@ -9,8 +9,7 @@ from torch.nn import functional as F
 from rlaif_pl.engine import capabilities
 from rlaif_pl.engine.attention import segments
 from rlaif_pl.engine.decoder_layers import PREFIX, decoder_of
-from rlaif_pl.engine.hidden_states import hidden_states
-from rlaif_pl.engine.response_batch import assemble
+from rlaif_pl.engine.response_batch import assemble, hidden_states
 from rlaif_pl.engine.runner import DecoderRunner
 from rlaif_pl.models.adapters import Lora, clone
 

@@ -10,9 +10,8 @@ from rlaif_pl.engine.attention import segments
 from rlaif_pl.engine.attention.leaf import Scoring
 from rlaif_pl.engine.batch import PackedBatch, Segment, pack_segments
 from rlaif_pl.engine.decoder_layers import decoder_of
-from rlaif_pl.engine.hidden_states import hidden_states
 from rlaif_pl.engine.noise import FACTOR, Noise, error_in_noise
-from rlaif_pl.engine.response_batch import assemble
+from rlaif_pl.engine.response_batch import assemble, hidden_states
 from rlaif_pl.engine.runner import DecoderRunner
 
 TYPES = [torch.float32, torch.bfloat16]

@@ -3,8 +3,7 @@ import torch
 from unpacked import unpack
 
 from rlaif_pl.engine.decoder_layers import decoder_of
-from rlaif_pl.engine.hidden_states import hidden_states, states_before
-from rlaif_pl.engine.response_batch import assemble
+from rlaif_pl.engine.response_batch import assemble, hidden_states, states_before
 from rlaif_pl.engine.runner import DecoderRunner, split
 
 PROMPTS = [[3, 4, 5, 6, 7, 8, 9, 30, 31], [10, 11, 12], [20]]

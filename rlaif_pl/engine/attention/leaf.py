@@ -1,10 +1,9 @@
 """The one attention that everything is made of: runs of queries to runs of keys, with log-sum-exp.
 
-One contract, three implementations: ``MATH`` (plain products, any device and type), ``CPU`` (torch's
-fused CPU attention, a call a run) and ``CUDA`` (FlashAttention with variable lengths, one launch).
-Backward passes take output and log-sum-exp of the *joint* softmax over all blocks that the queries ask:
-with ``p = exp(s - lse)`` and ``ds = p (dp - rowsum(dO * O))`` each block's gradients are those of plain
-attention (Dao et al. 2022, arXiv 2205.14135, appendix B.2).
+One contract: ``MATH`` (plain products, any device and type), ``CPU`` (torch's fused attention, a call a
+run) and ``CUDA`` (FlashAttention with variable lengths, one launch). Backward passes take output and
+log-sum-exp of the *joint* softmax over all blocks that the queries ask: with ``p = exp(s - lse)`` and
+``ds = p (dp - rowsum(dO * O))`` gradients are those of plain attention (arXiv 2205.14135, B.2).
 """
 
 from __future__ import annotations
