@@ -142,7 +142,8 @@ class EqualLengthState:
         is_real = torch.ones(self.ids.shape[:2], dtype=torch.bool, device=new.device)
         positions = torch.arange(is_real.shape[1], device=new.device)[-new.shape[1] :]
         hidden = new
-        for runner, cache in zip(self.runners, self.caches or [None] * 2, strict=False):
+        for n, runner in enumerate(self.runners):
+            cache = None if self.caches is None else self.caches[n]
             hidden = runner(hidden, is_real, positions.expand(len(new), -1), cache)
         return hidden
 

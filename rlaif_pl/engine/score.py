@@ -110,7 +110,8 @@ def token_logprobs(
     if params.filters:
         return _over_kept(hidden, unembedding, tokens, params, info, drawn_from)
     linear, cap = _parts(unembedding)
-    weight, bias = linear.weight, linear.bias
+    weight: Tensor = linear.weight
+    bias: Tensor | None = linear.bias
     if info is not None and info.unused_token_ids:
         # Rare: a copy of the rows that are read, since a mask would have to go into the kernel.
         kept = sorted({*range(info.vocab_size)}.difference(info.unused_token_ids))

@@ -195,9 +195,10 @@ class LocalBackend:
                 limits=[min(most, self.limit - len(row.ids)) for row, *_ in owners],
                 stop=StopStrings(params.stop, decode) if params.stop else None,
             )
+            drawn = zip(owners, found.tokens, found.finished, found.failed, strict=True)
             yield [
-                (place, self._reply(row, how, *one))
-                for (row, place, _), *one in zip(owners, *found[:3], strict=True)
+                (place, self._reply(row, how, tokens, finished, failed))
+                for (row, place, _), tokens, finished, failed in drawn
             ]
 
     def _reply(
