@@ -14,7 +14,7 @@ from rich.console import Console
 from rlaif_pl.labeling.registry import LABELERS, build_labeler
 from rlaif_pl.labeling.usage.projection import CHARACTERS_PER_TOKEN, Projection, estimate_cost
 from rlaif_pl.pipeline.estimate_inputs import Expect, Inputs, at, number_at
-from rlaif_pl.pipeline.estimate_training import CONTEXT_BYTES, GIB, Fit
+from rlaif_pl.pipeline.estimate_training import CONTEXT_BYTES, GIB, Fit, rewards_at
 from rlaif_pl.pipeline.experiment import Experiment
 from rlaif_pl.pipeline.yaml_files import Value
 from rlaif_pl.tables import Cell, Column, Columns, Rows, Table
@@ -84,9 +84,9 @@ def _fit(content: dict[str, Value], inputs: Inputs) -> StageEstimate:
         fit = Fit(content, inputs)
     except ValueError as error:
         return replace(labels, note=str(error))
-    asked = at(content, "model.init_args.reward.init_args.labeler")
-    if asked is not None:  # direct RLAIF: the labeler is asked for every response
-        labels = _labeling(asked, (fit.rows or 0.0) * fit.drawn / 2, inputs)
+    for options in rewards_at(fit.model):
+        if asked := at(options, "labeler"):  # direct RLAIF: it is asked for every response
+            labels = _labeling(asked, (fit.rows or 0.0) * fit.drawn / 2, inputs)
     hours = expect.hours(fit.flops) + expect.hours(fit.decode_flops, expect.decode_utilization)
     note = labels.note if fit.rows else NO_ROWS
     return replace(labels, fit=fit, rows=fit.rows, gpu_hours=hours, note=note)

@@ -126,6 +126,13 @@ class Network:
         return forward * (1 + backward * self.top / self.shape.layers)
 
 
+def rewards_at(model: Value) -> list[Value]:
+    """Arguments of each reward of A2C: of the one, of those in a list, or in ``WeightedRewards``."""
+    reward = at(model, "reward")
+    several = reward if isinstance(reward, list) else at(reward, "init_args.rewards")
+    return [at(each, "init_args") for each in (several if isinstance(several, list) else [reward])]
+
+
 class Fit:
     """A ``fit`` stage in numbers, from its resolved config; ValueError for unknown modules or sizes.
 
@@ -199,8 +206,9 @@ class Fit:
             critic = network if value == "adapter" else replace(network, rank=None)
             flops = critic.training_flops(self.tokens, self.length)
             roles.append(critic.role("value", flops, writes=False, owns=False))
-        options = at(self.model, "reward.init_args")
-        if at(options, "backbone") is not None:
+        for options in rewards_at(self.model):
+            if at(options, "backbone") is None:
+                continue
             judge, is_cut = Network.read(options, self.inputs), network.top < shape.layers
             is_shared = is_cut and judge.top == network.top and not self.is_sharded
             own = judge.top * judge.shape.layer if is_shared else judge.shape.parameters

@@ -122,7 +122,7 @@ def test_every_learning_rate_on_the_page_is_the_code_s():
         section = TEXT.split("## Coming from RewardTrainer")[owner is RewardModule]
         (told,) = re.findall(r"; (\S+) here, (\S+) with adapters", section)
         source = inspect.getsource(owner.__init__)
-        (rates,) = re.findall(r"params, lr=(\S+), adapter_lr=(\S+)\n", source)
+        (rates,) = re.findall(r"FineTuningAdamW\(\w+, lr=([^,]+), adapter_lr=([^)]+)\)", source)
         assert told == rates
 
 

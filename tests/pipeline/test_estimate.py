@@ -283,8 +283,24 @@ def test_a_labeler_that_cannot_be_built_is_said(tmp_path):
     assert "mine.Labeler" in found.note
 
 
-def a2c_roles(tmp_path, **actor):
-    """Name and size of the roles of an A2C stage on Qwen2.5-1.5B."""
+JUDGE = {
+    "class_path": "rlaif_pl.models.RewardModel",
+    "init_args": {"backbone": {"name": "Qwen/Qwen2.5-0.5B"}},
+}
+ASKED = {
+    "class_path": "rlaif_pl.labeling.LabelerReward",
+    "init_args": {
+        "labeler": {
+            "class_path": "rlaif_pl.labeling.LikelihoodLabeler",
+            "init_args": {"backend": {"class_path": "rlaif_pl.labeling.LocalBackend"}},
+        }
+    },
+}
+BOTH = {"class_path": "rlaif_pl.rl.WeightedRewards", "init_args": {"rewards": [JUDGE, ASKED]}}
+
+
+def a2c_stage(tmp_path, reward=JUDGE, **actor):
+    """Estimate of an A2C stage on Qwen2.5-1.5B."""
     stage = {
         "name": "a2c",
         "command": "fit",
@@ -298,10 +314,7 @@ def a2c_roles(tmp_path, **actor):
                         "class_path": "rlaif_pl.models.ActorCritic",
                         "init_args": {"backbone": {"name": "Qwen/Qwen2.5-1.5B"}, **actor},
                     },
-                    "reward": {
-                        "class_path": "rlaif_pl.models.RewardModel",
-                        "init_args": {"backbone": {"name": "Qwen/Qwen2.5-0.5B"}},
-                    },
+                    "reward": reward,
                 },
             },
             "data": {"prompts": "mine"},
@@ -310,7 +323,13 @@ def a2c_roles(tmp_path, **actor):
     _, (found,) = estimate(write(tmp_path, expect={}, stages=[stage]))
     assert found.fit is not None
     assert found.fit.rows == 80  # 10 steps of 8
-    return {role.name: (role.trained, role.frozen) for role in found.fit.roles}
+    return found
+
+
+def a2c_roles(tmp_path, **actor):
+    """Name and size of the roles of that stage."""
+    roles = a2c_stage(tmp_path, **actor).fit.roles
+    return {role.name: (role.trained, role.frozen) for role in roles}
 
 
 def test_a_whole_actor_is_a_reference_and_two_trained_copies(tmp_path):
@@ -333,3 +352,12 @@ def test_with_adapters_policy_and_value_share_the_reference(tmp_path):
 @pytest.mark.parametrize("kind", ["reference_features", "shared_trunk", "none"])
 def test_a_value_head_alone_is_no_role(tmp_path, kind):
     assert "value" not in a2c_roles(tmp_path, value_network=kind)
+
+
+@pytest.mark.parametrize("reward", [[JUDGE, ASKED], BOTH], ids=["list", "weighted"])
+def test_each_of_several_rewards_is_counted(tmp_path, reward):
+    found, alone = a2c_stage(tmp_path, reward), a2c_stage(tmp_path, ASKED)
+    assert [role.frozen for role in found.fit.roles if role.name == "reward"] == [494_032_768]
+    assert not [role for role in alone.fit.roles if role.name == "reward"]
+    assert found.labels is not None
+    assert found.labels == alone.labels

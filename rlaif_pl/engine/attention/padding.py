@@ -18,7 +18,7 @@ MOST_SCORES = 1 << 25  # scores of a group: 128 MB of float32, of which a backwa
 FEW_SCORES = 1 << 22  # up to here another launch costs a GPU more than padding
 
 
-class Run(NamedTuple):
+class PaddedRun(NamedTuple):
     """Places in a block of one run, or of some of its queries where all would take too many scores."""
 
     queries: range
@@ -85,13 +85,13 @@ def _places(rows: list[range], total: int, device: torch.device) -> Places:
     return Places(put.clamp(max=total - 1), put, (put < total).view(len(rows), -1))
 
 
-def _size(run: Run) -> tuple[int, int]:
+def _size(run: PaddedRun) -> tuple[int, int]:
     return len(run.keys), len(run.queries)
 
 
-def _plan(block: AttentionBlock, heads: int) -> Iterator[list[Run]]:
+def _plan(block: AttentionBlock, heads: int) -> Iterator[list[PaddedRun]]:
     """Sort the runs by length and cut them into groups."""
-    group: list[Run] = []
+    group: list[PaddedRun] = []
     most = real = 0
     for run in sorted(_runs(block, heads), key=lambda run: (run.before, *_size(run))):
         keys, queries = _size(run)
@@ -106,7 +106,7 @@ def _plan(block: AttentionBlock, heads: int) -> Iterator[list[Run]]:
         yield group
 
 
-def _runs(block: AttentionBlock, heads: int) -> Iterator[Run]:
+def _runs(block: AttentionBlock, heads: int) -> Iterator[PaddedRun]:
     """Yield the runs that have queries and keys, cut where all scores of one would be too many."""
     for asking, asked in block.slices():
         keys = range(asked.start, asked.stop)
@@ -114,4 +114,4 @@ def _runs(block: AttentionBlock, heads: int) -> Iterator[Run]:
         for start in range(asking.start, asking.stop, most):
             stop, before = min(start + most, asking.stop), start - asking.start
             seen = keys[: stop - asking.start] if block.causal else keys
-            yield Run(range(start, stop), seen, before)
+            yield PaddedRun(range(start, stop), seen, before)
