@@ -7,9 +7,9 @@ from rlaif_pl.rl import WeightedRewards, shared_4grams
 
 PROMPTS = ["a", "b", "a", "b"]  # as a rollout has them, but for the order
 TEXTS = [
-    "My dog barks, and I don't know what to do.",  # 10 words, 7 4-grams, of which 4 end the second, too
+    "My dog barks, and I don't know what to do.",  # 4 of its 7 4-grams end the next, too
     "The car broke and I don't know what to do!",
-    "My dog barks at night and I want quiet.",  # 9 words, shares "My dog barks" with its own prompt alone
+    "My dog barks at night and I want quiet.",  # its like is of its own prompt
     "Too short here",
 ]
 
