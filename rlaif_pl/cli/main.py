@@ -73,10 +73,7 @@ examples
 """
 # Commands that are functions, by their module in `cli.commands`: that of their first word, or another.
 # They are called as the command's last word, and their signatures are the options.
-ELSEWHERE = {
-    **{"evaluate alignment": "alignment", "evaluate matrix": "matrix"},
-    **{"evaluate ratings": "rate", "report": "export"},
-}
+ELSEWHERE = {f"evaluate {name}": name for name in ("alignment", "matrix", "ratings")}
 FUNCTIONS = {
     command: ELSEWHERE.get(command, command.split()[0])
     for command in re.findall(r"^  ([a-z]+(?: [a-z]+)?)  ", HELP, re.MULTILINE)

@@ -1,4 +1,4 @@
-"""``export``: preferences and policies as other trainers read them; ``report``: a run as a page."""
+"""``export``: preferences, replies and policies, in our form or as other trainers read them."""
 
 from __future__ import annotations
 
@@ -16,7 +16,6 @@ from rlaif_pl.evaluation.selection import Candidate
 from rlaif_pl.labeling.usage.reply_store import ReplyStore, export_replies
 from rlaif_pl.models.adapter_export import Form, check_export, export_policy
 from rlaif_pl.models.model_folder import check_place
-from rlaif_pl.reporting import write_report
 
 
 def export(
@@ -136,13 +135,3 @@ def metrics_of(source: DataSource, metrics: str | None) -> Path | None:
     if not Path(metrics).is_file():
         raise FileNotFoundError(f"expected metrics of the labeling job at {metrics}, found no file")
     return Path(metrics)
-
-
-def report(run_dir: str) -> int:
-    """Write RUN_DIR/report.html from what the stages of a run left in their folders.
-
-    Args:
-        run_dir: Folder of the run.
-    """
-    sys.stdout.write(f"report: {write_report(Path(run_dir)).resolve()}\n")
-    return 0

@@ -183,3 +183,12 @@ def test_the_first_help_loads_neither_torch_nor_jsonargparse():
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("\n") <= 45
+
+
+def test_the_rating_page_loads_no_torch():
+    code = (
+        "import sys; from rlaif_pl.cli.main import function_of; function_of('rate')\n"
+        "sys.exit('torch' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
