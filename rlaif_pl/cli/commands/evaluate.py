@@ -152,6 +152,7 @@ def revisions(
         asked["helpful"] = (helpful, helpful_gold)
     judges: dict[str, Labeler] = {}
     qualities: dict[str, rounds.JudgeQuality] = {}
+    Path(out).mkdir(parents=True, exist_ok=True)  # or an error before any judge is asked
     with ReplyStore(replies or str(Path(out) / "replies.sqlite")) as store:
         for name, (labeler, gold) in asked.items():
             judge = judges[name] = build_labeler(labeler)

@@ -132,6 +132,7 @@ def sample(
     What is kept is read where prompts, settings and weights are the same. Parts of a policy depend on
     no other's: one more policy has none sampled again.
     """
+    part = file_named(Path("sampled"), name, "")  # or an error before weights are read
     given = {
         "policy": fingerprint_of(options),
         "template": asdict(format_of(options.name, options.revision, template=template).template),
@@ -148,7 +149,7 @@ def sample(
         write_json(folder / KEPT, {**made._asdict(), "kl": kl})
         return {}
 
-    folder, _ = Parts(out, given).run(str(file_named(Path("sampled"), name, "")), {}, work)
+    folder, _ = Parts(out, given).run(str(part), {}, work)
     content = json.loads((folder / KEPT).read_text(encoding="utf-8"))
     kl = content.pop("kl")
     return Responses(**content), kl

@@ -134,3 +134,9 @@ def test_an_unknown_sft_policy_is_named(command, tiny_model_folder, data_files, 
     words = options(tiny_model_folder, data_files, "--sft=gone")
     command("evaluate matrix", *words, status=1)
     assert "'gone'" in capsys.readouterr().err
+
+
+def test_a_name_that_no_folder_can_have_is_refused_before_weights_are_read(monkeypatch, tmp_path):
+    monkeypatch.setattr("rlaif_pl.cli.commands.matrix.fingerprint_of", None)
+    with pytest.raises(ValueError, match="since it names a file in sampled"):
+        sample("a/b", BackboneOptions("nowhere"), [], SamplingParams(), 4, None, None, tmp_path)

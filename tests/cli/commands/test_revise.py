@@ -6,6 +6,7 @@ import time
 
 import pytest
 
+from rlaif_pl.cli.commands.evaluate import revisions
 from rlaif_pl.cli.commands.revise import revise
 from rlaif_pl.data.revisions import read_revisions
 from rlaif_pl.data.sources import DataSource, load_demonstrations, load_prompts
@@ -133,3 +134,10 @@ def test_both_commands_on_a_model_show_counts_and_no_text(
     requests = [p.text.removeprefix("\n\nHuman: ").removesuffix("\n\nAssistant:") for p in prompts]
     for secret in [*requests, *(row.response for row in rows if len(row.response) > 6)]:
         assert secret not in printed
+
+
+def test_a_file_in_place_of_the_folder_is_refused_before_there_is_a_judge(tmp_path):
+    revise(PROMPTS, str(tmp_path), SlowBackend(), OPTIONS)
+    rows, out = tmp_path / "revisions.jsonl", tmp_path / "demonstrations.jsonl"
+    with pytest.raises(FileExistsError):
+        revisions(str(rows), str(out), "no labeler", replies=str(tmp_path / "judge.sqlite"))
