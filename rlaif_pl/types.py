@@ -68,15 +68,21 @@ def _message(given: Any) -> Message:
 
 @dataclass(frozen=True, slots=True)
 class Prompt:
-    """One thing to respond to."""
+    """One thing to respond to.
 
-    text: str  # what the response is about, without any template (a post, a dialogue)
-    group: str  # identity of the prompt; splits and bootstraps never separate rows of one group
-    reference: str | None = None  # a demonstration written by a person, where there is one
-    # further columns of the row, for rewards that name them: values as JSON has them
+    Attributes:
+        text: What the response is about, without any template (a post, a dialogue).
+        group: Identity of the prompt; splits and bootstraps never separate rows of one group.
+        reference: A demonstration written by a person, where there is one.
+        columns: Further columns of the row, for rewards that name them: values as JSON has them.
+        messages: Turns of the conversation that ``text`` writes out, the one to respond to last; a
+            chat template reads these (``Template.chat``). None for a text that is no conversation.
+    """
+
+    text: str
+    group: str
+    reference: str | None = None
     columns: dict[str, Any] = field(default_factory=dict, hash=False)
-    # turns of the conversation that `text` writes out, the one to respond to last; a chat template
-    # reads these (`Template.chat`); None for a text that is no conversation
     messages: Messages | None = None
 
     def __post_init__(self) -> None:
@@ -90,7 +96,9 @@ class Provenance:
     first_policy: str | None = None  # who wrote the first response: a checkpoint, a person's role
     second_policy: str | None = None  # who wrote the second
     labeler: str | None = None  # model (and revision) that labeled, or the human annotator
-    strategy: str | None = None  # of the labeler (`likelihood`, `pairwise`, ...), or `human`
+    # `likelihood`, `pairwise`, `free_form`, `score`, `rubric`, `listwise`, `constitution`, `ensemble`
+    # or `human`
+    strategy: str | None = None
     prompt_version: str | None = None  # of the labeling prompt
     margin: float | None = None  # log-odds of the first response before any temperature, in nats
     # |p(first) in order 1 - p(first) in order 2|; None where a strategy has no order
@@ -112,19 +120,31 @@ class Provenance:
 
 @dataclass(frozen=True, slots=True)
 class Preference:
-    """Two responses to one prompt and how much better the first is."""
+    """Two responses to one prompt and how much better the first is.
 
-    prompt: str  # text both responses reply to, without any template
-    first: str  # one response
-    second: str  # the other
-    group: str  # identity of the prompt; see `Prompt.group`
-    p_first: float | None = None  # probability that the first is better; None where not labeled
-    weight: float = 1.0  # importance in the reward loss, at least 0
-    # who judged: an AI labeler, people, a language model that read the pair blind and with reasons
-    # (`reading`), or nobody (`synthetic`: written as a better and a worse response); None: not labeled
+    Attributes:
+        prompt: Text both responses reply to, without any template.
+        first: One response.
+        second: The other.
+        group: Identity of the prompt (see ``Prompt.group``).
+        p_first: Probability that the first is better, in [0, 1]; None where not labeled.
+        weight: Importance in the reward loss, at least 0.
+        source: Who judged: an AI labeler, people, a language model that read the pair blind and with
+            reasons (``reading``), or nobody (``synthetic``: the pair was written as a better and a
+            worse response); None where not labeled.
+        provenance: Where responses and label came from.
+        messages: Turns of the prompt; see ``Prompt.messages``.
+    """
+
+    prompt: str
+    first: str
+    second: str
+    group: str
+    p_first: float | None = None
+    weight: float = 1.0
     source: Source | None = None
     provenance: Provenance = field(default_factory=Provenance)
-    messages: Messages | None = None  # turns of the prompt; see `Prompt.messages`
+    messages: Messages | None = None
 
     def __post_init__(self) -> None:
         _keep_turns(self, "prompt")

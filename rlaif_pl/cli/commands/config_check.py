@@ -111,7 +111,10 @@ class ConfigCheck:
         return None
 
     def _refused_by_constructors(self, parser: ArgumentParser, parsed: Namespace) -> Refusal | None:
-        """Build what a parsed config says, but by functions: constructors check what types cannot."""
+        """Build what a parsed config says: constructors check what types cannot.
+
+        What a function would make is not built: the parser would call the function.
+        """
         self._wrong = None
         made = [(self._make, object, True)]
         try:

@@ -27,6 +27,7 @@ from rlaif_pl.statistics import Estimator
 from rlaif_pl.types import Labeler, Prompt
 
 ACTOR = "model.init_args.actor"
+# What a stage computed in; its weights stay in float32, in which they are exported.
 AUTOCAST = {"bf16-true": torch.bfloat16, "bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}
 CONFIGS = ("config.yaml", "resolved_config.yaml")  # of a stage of `run`, of a fit alone
 
