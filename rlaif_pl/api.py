@@ -104,8 +104,9 @@ def generate(
         policy.to(policy.home)  # a trainer leaves models on the CPU
     rows, params = list(load_prompts(prompts)), sampling.seeded(seed)
     policy.eval()
-    draw = partial(sample_all, policy, rows, params, batch_size=batch_size, title=title)
-    found = draw(generator=generator)
+    found = sample_all(
+        policy, rows, params, batch_size=batch_size, title=title, generator=generator
+    )
     return Samples(rows, *found, author=f"{policy.identity()} {params}")
 
 

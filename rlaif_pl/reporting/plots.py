@@ -175,6 +175,6 @@ def _readable(name: str) -> str:
     """Turn ``policy_vs_sft_independent`` into ``policy vs sft, independent``."""
     head, _, tail = name.partition("_vs_")
     against, _, how = tail.replace("_", " ").partition(" ")
-    return (
-        f"{head} vs {against}" + (f", {how}" if how else "") if against else name.replace("_", " ")
-    )
+    if not against:
+        return name.replace("_", " ")
+    return f"{head} vs {against}" + (f", {how}" if how else "")
