@@ -8,6 +8,7 @@ import yaml
 from rlaif_pl import __version__
 from rlaif_pl.cli import main as cli
 from rlaif_pl.config_paths import config_paths, find_config
+from rlaif_pl.pipeline.experiment import COMMANDS
 
 
 @pytest.fixture(autouse=True)
@@ -55,6 +56,10 @@ def stopped(args) -> int:
 def test_no_command_shows_the_help_and_fails(capsys):
     assert cli.main([]) == 2
     assert "usage: python -m rlaif_pl COMMAND" in capsys.readouterr().out
+
+
+def test_the_functions_of_the_help_are_all_that_there_are():
+    assert {*cli.FUNCTIONS} == {*COMMANDS, "doctor", "rate", "evaluate ratings"} - {*cli.LIGHTNING}
 
 
 @pytest.mark.parametrize("word", ["-h", "--help", "help"])
