@@ -134,7 +134,7 @@ class ReplyStore(SqliteFile):
         with self.explained():
             run = self.connection.execute
             calls, answered, read, written, cost = run(
-                "SELECT COUNT(*), COUNT(DISTINCT digest) FILTER (WHERE failure IS NULL), "
+                "SELECT COUNT(*), COUNT(DISTINCT CASE WHEN failure IS NULL THEN digest END), "
                 "TOTAL(read_tokens), TOTAL(written_tokens), TOTAL(cost_usd) FROM replies"
             ).fetchone()
             failures = run(
