@@ -1,6 +1,8 @@
 """What holds for every strategy alike."""
 
+import pickle
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 from hypothesis import given, settings
@@ -143,3 +145,10 @@ def test_no_prompt_ends_in_a_space_and_no_text_is_lost(hashed, pair, way):
         assert "{second}\\1" in asked or "{prompt} }{" in asked
         if not isinstance(call, GenerateRequest):
             assert len(set(call.options)) == len(call.options)
+
+
+@pytest.mark.parametrize("way", WAYS.values(), ids=WAYS)
+def test_a_labeler_can_be_sent_to_another_process(way):
+    labeler = way(SimpleNamespace(fingerprint="m"))
+    sent = pickle.loads(pickle.dumps(labeler))
+    assert (sent.prompt_version, sent.fingerprint) == (labeler.prompt_version, labeler.fingerprint)

@@ -94,6 +94,11 @@ class PromptSample(NamedTuple):
     principle: str = ""
 
 
+def no_principle(*_: str) -> str:
+    """Return nothing; no lambda, since labelers are pickled for processes that are spawned."""
+    return ""
+
+
 @dataclass(frozen=True, slots=True)
 class Layout:
     """How samples become questions."""
@@ -104,7 +109,7 @@ class Layout:
     cot: bool = False  # a rationale is asked for first
     chat: bool = False  # questions go through the model's chat template
     # draws the principle for a prompt and two responses, the same for both orders
-    principle: Callable[[str, str, str], str] = lambda *_: ""
+    principle: Callable[[str, str, str], str] = no_principle
     tie: bool = False  # a third answer says that there is no difference
 
     def __post_init__(self) -> None:
