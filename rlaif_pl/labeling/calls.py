@@ -18,7 +18,9 @@ class Question:
     # text read as one string with `text`, in a chat the start of the assistant's turn
     assistant_prefix: str = ""
     chat: bool = False  # whether `text` goes through the model's chat template
-    thoughts: str | None = None  # what the model thought before the answer, without marks
+    # what the model thought before the answer, without marks: the back end closes them in the model's
+    # own way and puts `assistant_prefix` behind. None: asked without thoughts
+    thoughts: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +72,10 @@ class ThinkRequest:
 
 @dataclass(frozen=True, slots=True)
 class LoglikelihoodRequest:
-    """How likely is ``target`` after ``context``, as plain text, each tokenized apart?"""
+    """How likely is ``target`` after ``context``, as plain text?
+
+    Each is tokenized apart, so that the target has the same tokens after any context.
+    """
 
     context: str
     target: str
@@ -116,10 +121,11 @@ class Backend(Protocol):
         """Model, revision and everything else of the back end that can change a reply."""
 
     def answer(self, calls: Sequence[Call], done: Callable[[int, Response], None]) -> None:
-        """Answer calls, in any order and grouping.
+        """Answer calls, each different, in any order and grouping.
 
-        ``done`` is called with the place of a call and its reply as soon as that is known, from one
-        thread at a time. What cannot be answered is reported with a ``failure``, not raised.
+        ``done`` is called with the place of a call and its reply as soon as that is known, so that it
+        can be kept; from one thread at a time, while the caller waits. What cannot be answered is
+        reported with a ``failure``, not raised.
         """
 
 

@@ -70,7 +70,8 @@ def low_mass_warning(call: Call, reply: Response, least: float) -> str | None:
     token = reply.text
     known = [value for value in reply.logprobs if value is not None]
     is_complete = 0 < len(known) == len(reply.logprobs)
-    is_low = math.fsum(map(math.exp, known)) < least  # false where a value is no number
+    # options not reported count as impossible beside a token that was; false for what is no number
+    is_low = math.fsum(map(math.exp, known)) < least
     if not (is_low and (is_complete or token)):
         return None
     if "<" in token or "think" in token.lower():

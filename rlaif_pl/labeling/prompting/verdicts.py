@@ -57,8 +57,10 @@ def log_sum(*logs: float) -> float:
 def combine(forward: Order, backward: Order, asks_worse: bool) -> Judgment:
     """Map the swapped order back and average both as probabilities (arXiv 2309.00267, section 2.1.1).
 
-    Exchanging the orders, the first response in slot 1 and in slot 2, negates the margin exactly and
-    leaves everything else as it is. ``asks_worse``: verdicts name the worse response.
+    That cancels most of a position bias and shows what is left of it. Several rationales an order are
+    averaged first (self-consistency, appendix M). Exchanging the orders, the first response in slot 1
+    and in slot 2, negates the margin exactly and leaves everything else as it is. ``asks_worse``:
+    verdicts name the worse response.
     """
     both = forward, backward
     found = spent_on(reply for order in both for reply in order.replies)

@@ -36,7 +36,8 @@ class EnsembleLabeler:
         weights: Weight of each, at least 0 and not all 0; None weighs them alike.
         on_failure: What becomes of a pair that a member could not label: ``fail`` leaves it
             unlabeled, ``skip`` averages those that could, and leaves it unlabeled where none could, or
-            where one failed that the next run asks again (``timeout``, ``http_429``, ...).
+            where one failed that the next run asks again (``timeout``, ``http_429``, ...): its absence
+            would be in the label for good.
         temperature: ``p_first = sigmoid(margin / temperature)``, above 0, where the margin is the
             log-odds of the averaged probability; 1 gives the average itself.
     """

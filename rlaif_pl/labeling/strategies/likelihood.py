@@ -21,7 +21,8 @@ class LikelihoodLabeler(ScoringLabeler):
 
     With ``pmi_weight`` w the score is ``log P(prompt | response) / tokens + w * PMI`` with
     ``PMI = (log P(response | prompt) - log P(response)) / tokens of the response``; ``terms`` makes
-    it any weighted sum. There is no order of responses, hence no position bias.
+    it any weighted sum. There is no order of responses, hence no position bias. What was tried on real
+    pairs, and how far it holds, is in docs/likelihood.md.
 
     Args:
         backend: Who gives the likelihoods: a back end, or the name of a model for ``LocalBackend``.

@@ -156,8 +156,9 @@ def reconstruction(template: str, normalize: str) -> Term:
 def shared_words(only_title: bool = False, offset: float = 1.0) -> Term:
     """Return the log of the characters of the different words that a response shares with its prompt.
 
-    A response that copies its prompt has the highest value. ``only_title`` compares with the prompt's
-    title (without one, all get 0); ``offset`` characters, above 0, are added first.
+    A response that copies its prompt has the highest value: do not train on this alone. ``only_title``
+    compares with the prompt's title (without one, all get 0); ``offset`` characters, above 0, are added
+    first.
     """
 
     def value(prompt: str, response: str, _: Replies) -> float:

@@ -47,8 +47,8 @@ class ListwiseLabeler(ModelLabeler):
         backend: Who answers; a name is that of a model on this machine.
         prompt: Name or path of a prompt file whose sample has ``{prompt}`` and ``{responses}``.
         max_responses: Most responses in a list, at least 2; further pairs get further lists.
-        shuffles: Rankings a list, at least 1; every second one is the reverse of the one before. A pair
-            is labeled where more than half of them came about.
+        shuffles: Rankings a list, at least 1; every second one is the reverse of the one before, since
+            judges favor places. A pair is labeled where more than half of them came about.
         seed: Seeds the shuffling.
         max_answer_tokens: Length limit of a ranking, at least 1.
         chat_template: Ask through the model's chat template; the ending opens the answer.

@@ -79,7 +79,7 @@ class VerdictLabeler(ModelLabeler):
 
 
 class PairwiseLabeler(VerdictLabeler):
-    """Asks a language model which of two responses is better (arXiv 2309.00267, section 2.1).
+    """Asks which of two responses is better, in both orders (arXiv 2309.00267, section 2.1).
 
     Args:
         backend: Who answers; a name is that of a model on this machine.
@@ -130,11 +130,13 @@ class PairwiseLabeler(VerdictLabeler):
         self.lay_out(Layout(file, shown, shots, bool(cot), chat_template, tie=tie), cot)
 
 
-COT_CLAMP = (0.4, 0.6)  # 2212.08073, section 4.1
+COT_CLAMP = (0.4, 0.6)  # 2212.08073, section 4.1: a model that has reasoned is nearly certain
 
 
 class ConstitutionLabeler(VerdictLabeler):
     """Asks which response answers a drawn principle better (arXiv 2212.08073, section 4).
+
+    Other than there, both orders are asked and averaged, and the principles are this project's own.
 
     Args:
         backend: Who answers; a name is that of a model on this machine.

@@ -201,6 +201,7 @@ class RubricLabeler(ScoringLabeler):
         reference = self._row(prompt).reference
         if reference is not None:
             shown.append(self.file.filled("reference", reference=reference))
+        # last, so that all questions about a response share what is read before it
         shown.append(self.file.filled("criterion", criterion=criterion.description))
         return self.file.question(self.chat, *shown)
 

@@ -25,7 +25,10 @@ class ScoringLabeler(ModelLabeler):
 
     @abstractmethod
     def details(self, prompts: Texts, responses: Texts, ask: Ask | None = None) -> list[Judgment]:
-        """Return what each response's score took and why some are missing; its margin is the score."""
+        """Return what each response's score took and why some are missing; its margin is the score.
+
+        ``ask`` answers calls; None asks the labeler's own back end.
+        """
 
     def score(self, prompts: Sequence[str], responses: Sequence[str]) -> list[float]:
         """Return one score a response; nan where there is none (see ``details``)."""
