@@ -85,7 +85,8 @@ class LabelerReward:
         ValueError: some responses have no score. OutOfBudget: ``max_cost`` is spent; what was paid for
         is kept.
         """
-        if self.replies is not None and self.store is None:  # in the process that asks, no parent
+        # opened in the process that asks, not in its parent
+        if self.replies is not None and self.store is None:
             self.store = ReplyStore(self.replies)
             self.labeler.keep_replies(self.store, self.spending.count)  # type: ignore[attr-defined]
         rows = [n for n, text in enumerate(responses) if text.strip() or self.empty is None]
@@ -111,9 +112,8 @@ class LabelerReward:
         missing = [n for n, value in enumerate(scores) if not math.isfinite(value)]
         if not missing:
             return
-        details: Any = getattr(
-            self.labeler, "details", lambda *_: []
-        )  # every reply is known by now
+        # every reply is known by now
+        details: Any = getattr(self.labeler, "details", lambda *_: [])
         found = details([prompts[n] for n in missing], [responses[n] for n in missing])
         reasons = Counter(each.failure or "nonfinite" for each in found)
         why = ", ".join(f"{name}: {count}" for name, count in sorted(reasons.items()))

@@ -76,11 +76,9 @@ class CachedClient:
 
     def _check_mass(self, call: Call, reply: Response) -> None:
         """Warn once of a choice whose options are too unlikely, as early as it is known."""
-        text = (
-            None
-            if self._has_warned
-            else outcome.low_mass_warning(call, reply, self.min_option_mass)
-        )
+        if self._has_warned:
+            return
+        text = outcome.low_mass_warning(call, reply, self.min_option_mass)
         if text is not None:
             self._has_warned = True
             warnings.warn(text, stacklevel=3)

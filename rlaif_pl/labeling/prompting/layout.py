@@ -35,7 +35,7 @@ class ExemplarFile:
     exemplars: tuple[Exemplar, ...]
 
     def without(self, prompt: str, count: int) -> tuple[Exemplar, ...]:
-        """Return the first ``count`` examples that are not about a prompt, and give no answer away."""
+        """Return the first ``count`` examples but those about a prompt, which give its answer away."""
         own = _normal(prompt)
         return tuple(each for each in self.exemplars if _normal(each.prompt) != own)[:count]
 

@@ -19,7 +19,7 @@ PAIR = frozenset({"prompt", "first", "second"})
 PRINCIPLED = PAIR | {"principle"}
 SINGLE = frozenset({"prompt", "response"})
 SEVERAL = frozenset({"prompt", "responses"})
-# Parts besides the sample, each with the fields that it must have.
+# Parts, each with the fields that it must have; of the sample see `_check_fields`.
 PARTS: dict[str, list[str]] = {
     **dict.fromkeys(("preamble", "reasoning preamble", "example", "after examples"), []),
     **dict.fromkeys(("sample", "reasoning", "ending"), []),

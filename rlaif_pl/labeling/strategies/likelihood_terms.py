@@ -80,9 +80,8 @@ def frame_of(
     if max_prompt_words is not None:
         template = dataclasses.replace(template, max_prompt_words=max_prompt_words)
     if not template.chat:
-        alone = (
-            template.prompt.partition("{prompt}")[2].lstrip() or "\n"
-        )  # some text has to be there
+        # some text has to be there
+        alone = template.prompt.partition("{prompt}")[2].lstrip() or "\n"
         return Frame(version, template.render, lambda: FilledText(alone), template.continuation)
     if not isinstance(backend, LocalBackend):
         raise ValueError(

@@ -99,9 +99,7 @@ def estimate_cost(
         text_tokens: Mean tokens of an answer that is a text; None takes each call's limit.
         total: Pairs to be labeled, where ``pairs`` are a few that stand for all; None: only those.
     """
-    prompts = key_codes(
-        [pair.prompt] for pair in pairs
-    )  # held as numbers, since files may be large
+    prompts = key_codes([pair.prompt] for pair in pairs)  # as numbers: files may be large
     count, total = len(np.unique(prompts)), len(pairs) if total is None else total
     spread = sorted({n * count // min(sample, count) for n in range(min(sample, count))})
     chosen = [pairs[int(at)] for n in spread for at in np.flatnonzero(prompts == n)[:sample]]
@@ -154,9 +152,8 @@ class ThroughputEstimator:
     projection: Projection  # what the job was said to take
     tell: Callable[[str], None]  # told a line once `LONG_ENOUGH` has passed and more is ahead
     clock: Callable[[], float] = time.monotonic  # seconds
-    _begun: tuple[float, float] | None = field(
-        default=None, init=False
-    )  # time and tokens till then
+    # time of the first reply, and tokens till then
+    _begun: tuple[float, float] | None = field(default=None, init=False)
     _done: float = field(default=0.0, init=False)
     _told: bool = field(default=False, init=False)
 
