@@ -93,10 +93,15 @@ def read_rows(path: Path) -> Iterator[RawRow]:
 
 def open_text(path: Path) -> TextIO:
     """Open a text file, compressed or not, in the encoding of its first bytes, with line feeds."""
-    with _open_bytes(path) as stream:
+    stream = _open_bytes(path)  # once: of a pipe the first bytes would be gone
+    try:
         # json.detect_encoding knows the marks of UTF-8, -16 and -32, and the latter two without
         encoding = json.detect_encoding(stream.read(4))
-    return io.TextIOWrapper(_open_bytes(path), encoding=encoding, newline=None)
+        stream.seek(0)
+    except BaseException:
+        stream.close()
+        raise
+    return io.TextIOWrapper(stream, encoding=encoding, newline=None)
 
 
 def read_text(path: Path) -> str:

@@ -3,6 +3,7 @@
 import gzip
 import json
 import os
+from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -67,6 +68,15 @@ def test_marks_encodings_and_line_ends_change_no_csv_row(tmp_path, encoding, end
 def test_utf16_without_a_mark_is_told_by_its_zeros(tmp_path):
     (tmp_path / "a.jsonl").write_bytes("\n".join(LINES).encode("utf-16-le"))
     assert fields(tmp_path / "a.jsonl") == READ
+
+
+def test_a_pipe_is_refused_and_loses_nothing_unseen():
+    read, write = os.pipe()
+    os.write(write, "\n".join(LINES).encode())
+    os.close(write)
+    with pytest.raises(OSError, match="not seekable"):
+        list(read_rows(Path(f"/dev/fd/{read}")))
+    os.close(read)
 
 
 def test_files_that_were_joined_have_marks_inside(tmp_path):
