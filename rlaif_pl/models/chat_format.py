@@ -157,8 +157,10 @@ def _laid_out(
     options: Mapping[str, Any],
     is_open: bool = True,
 ) -> str:
-    given: dict[str, Any] = {"tokenize": False, "add_generation_prompt": is_open, **options}
-    return str(tokenizer.apply_chat_template(list(messages), **given))
+    laid_out = tokenizer.apply_chat_template(  # options that name one of these are refused
+        list(messages), tokenize=False, add_generation_prompt=is_open, **options
+    )
+    return str(laid_out)
 
 
 def marks_of(chat_template: str) -> tuple[str, str] | None:

@@ -207,6 +207,13 @@ def test_thoughts_are_switched_off_unless_asked_for(tokenizer):
     assert NO_THOUGHTS["enable_thinking"] is False
 
 
+@pytest.mark.parametrize("name", ["add_generation_prompt", "tokenize"])
+def test_no_variable_of_a_template_says_how_turns_are_laid_out(tokenizer, name):
+    asked = Template(chat=True, chat_template_kwargs={name: name == "tokenize"})
+    with pytest.raises(TypeError, match=f"multiple values for keyword argument '{name}'"):
+        Encoding(tokenizer, asked).prompts(["a"])
+
+
 def test_a_tokenizer_that_others_read_with_stays_as_it_was(chat_model_folder, tokenizer):
     model = AutoModelForCausalLM.from_pretrained(chat_model_folder)
     before = copy.copy(tokenizer.eos_token)
