@@ -77,8 +77,9 @@ def loaded_reward(
     written: dict[str, Any] | None = None,
 ) -> LoadedReward:
     """Take over a classifier that is in memory; see ``loaded_backbone`` and ``load_reward_folder``."""
+    require_decoder(loaded.name, loaded.model.config)
+    head = _one_score(loaded.name, loaded.model)  # refused before its weights are changed
     taken = backbone.loaded_backbone(loaded, dtype, options.gradient_checkpointing, written)
-    head = _one_score(loaded.name, taken.model)
     text_format = format_of(
         loaded.source, options.revision, template=template, max_response_tokens=max_response_tokens
     )

@@ -350,6 +350,9 @@ def test_a_classifier_of_several_labels_is_refused(options, tmp_path):
     model.save_pretrained(folder)
     with pytest.raises(ValueError, match="one score a text .score.weight with one row"):
         RewardModel(BackboneOptions(str(folder)), frozen=True)
+    with pytest.raises(ValueError, match="one score a text"):
+        RewardModel.from_pretrained(model, dtype="bfloat16")
+    assert all(p.requires_grad and p.dtype == torch.float32 for p in model.parameters())
 
 
 def test_a_reward_folder_cannot_lose_layers(options, tmp_path):
