@@ -46,8 +46,18 @@ def low_rank_update(base: Tensor, x: Tensor, down: Tensor, up: Tensor, scale: fl
     adapter A is ``down``, ``(r, I)``, B is ``up``, ``(O, r)``. Differentiable once; gradients have the
     types of what they belong to.
     """
+    if not torch.is_grad_enabled():  # in each layer for each token drawn: a function takes longer
+        return _updated(base, x, down, up, scale)[0]
     result: Tensor = _LowRankUpdate.apply(base, x, down, up, scale)
     return result
+
+
+def _updated(base: Tensor, x: Tensor, down: Tensor, up: Tensor, scale: float) -> tuple[Tensor, ...]:
+    rows = x.flatten(0, -2).to(base.dtype)
+    down, up = down.to(base.dtype), up.to(base.dtype)
+    inner = (rows @ down.T).mul_(scale)
+    result = torch.addmm(base.flatten(0, -2), inner, up.T).view_as(base)
+    return result, rows, inner, down, up
 
 
 class _LowRankUpdate(torch.autograd.Function):
@@ -56,11 +66,9 @@ class _LowRankUpdate(torch.autograd.Function):
         ctx: Any, base: Tensor, x: Tensor, down: Tensor, up: Tensor, scale: float
     ) -> Tensor:
         ctx.scale, ctx.types = scale, (x.dtype, down.dtype, up.dtype)
-        rows = x.flatten(0, -2).to(base.dtype)
-        down, up = down.to(base.dtype), up.to(base.dtype)
-        inner = (rows @ down.T).mul_(scale)
-        ctx.save_for_backward(rows, inner, down, up)
-        return torch.addmm(base.flatten(0, -2), inner, up.T).view_as(base)
+        result, *parts = _updated(base, x, down, up, scale)
+        ctx.save_for_backward(*parts)
+        return result
 
     @staticmethod
     @once_differentiable
