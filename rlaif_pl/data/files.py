@@ -143,10 +143,13 @@ def write_lines(path: Path, lines: Iterable[str]) -> None:
 
 
 def _json_rows(path: Path, file: TextIO, may_be_array: bool) -> Iterator[RawRow]:
-    head: list[str] = []
-    while may_be_array and not "".join(head[-1:]).strip() and (line := file.readline()):
-        head.append(line)
-    if "".join(head[-1:]).lstrip().startswith("["):
+    head: list[str] = []  # up to the first line that is not blank
+    if may_be_array:
+        for line in file:
+            head.append(line)
+            if line.strip():
+                break
+    if head and head[-1].lstrip().startswith("["):
         items = cast("list[object]", _parse("".join(head) + file.read(), str(path)))
         yield from (_as_row(item, f"{path}[{n}]") for n, item in enumerate(items))
         return

@@ -108,11 +108,11 @@ class Columns:
     def _number(self, row: RawRow, name: str) -> float | None:
         """Return the number in our column, also where a CSV holds it as text; None where none is."""
         value = self._value(row, name)
+        if value is None:
+            return None
         with suppress(ValueError):
-            if value is None or (
-                isinstance(value, str | int | float) and not isinstance(value, bool)
-            ):
-                return None if value is None else float(value)
+            if isinstance(value, str | int | float) and not isinstance(value, bool):
+                return float(value)
         raise row.wrong(f"{self._named(name)!r} to be a number", shown(value), "fix it")
 
     def _group(self, row: RawRow, prompt: str) -> str:
@@ -124,7 +124,11 @@ class Columns:
         return group_of(prompt) if value is None else group_text(value)
 
     def _p_first(self, row: RawRow) -> float | None:
-        """Read the label, None where the row has none; a boolean names no place."""
+        """Read the label, None where the row has none.
+
+        A number is the place of the better response, 0 or 1, so a boolean would mean one side to some
+        and the other to others: only ``p_first`` may be one.
+        """
         given = self._value(row, "p_first")
         if given is not None:
             said = YES_NO.get(str(given).strip().lower())

@@ -80,7 +80,7 @@ def with_turns(text: str) -> str:
     turns: list[Message] = []
     for speaker, said in zip(parts[:-2:2], parts[1:-2:2], strict=True):
         role, content = ROLES[speaker], said.strip()
-        if turns and turns[-1].role == role:
+        if turns and turns[-1].role == role:  # chat templates want them to alternate
             content = f"{turns.pop().content}\n\n{content}"
         turns.append(Message(role, content))
     return Conversation(text, tuple(turns)) if turns and turns[-1].role == "user" else text
@@ -154,11 +154,12 @@ def _messages(row: RawRow, name: str) -> list[Message]:
     items = _listed(row, name)
     if not items:
         raise _no_messages(row, name, shown(row.fields.get(name)))
-    messages: list[Message] = []
-    try:
-        messages.extend(map(_message, items))
-    except ValueError as error:
-        raise _no_messages(row, name, f"message {len(messages) + 1} {error}") from error
+    messages = []
+    for number, item in enumerate(items, start=1):
+        try:
+            messages.append(_message(item))
+        except ValueError as error:
+            raise _no_messages(row, name, f"message {number} {error}") from error
     return messages
 
 
