@@ -1,4 +1,8 @@
-"""A checksum inside a checkpoint: SHA-256 of the archive, in the comment that ends every ZIP file."""
+"""A checksum inside a checkpoint: SHA-256 of the archive, in the comment that ends every ZIP file.
+
+Inside, so that both take their place in one rename and are copied together. No torch here: `run` looks
+at checkpoints too.
+"""
 
 from __future__ import annotations
 
@@ -32,7 +36,8 @@ def seal(file: BinaryIO, digest: str) -> None:
 def verify(path: Path) -> bool:
     """Compare a file with its checksum; False where the archive is whole but has none.
 
-    DamagedFileError for any other file; its message is to stand behind the file's name.
+    DamagedFileError, whose message is to stand behind the file's name: it is empty, no ZIP archive,
+    cut, or other bytes than were written.
     """
     size = path.stat().st_size
     with path.open("rb") as file:

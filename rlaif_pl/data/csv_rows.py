@@ -23,7 +23,10 @@ class CsvTable(NamedTuple):
 
 
 def read_table(path: Path) -> CsvTable:
-    """Read a table without a last row that a kill has cut short; no file is an empty table."""
+    """Read a table without a last row that a kill has cut short; no file is an empty table.
+
+    The last column must not be able to end in a line break, or a cut in it could pass unseen.
+    """
     text = path.read_bytes().decode() if path.is_file() else ""
     allow_long_cells()
     lines = list(csv.reader(io.StringIO(text, newline="")))

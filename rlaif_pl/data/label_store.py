@@ -50,7 +50,10 @@ def with_label(pair: Preference, answer: Preference) -> Preference:
 
 
 class LabelStore(SqliteFile):
-    """One SQLite file of labels (``:memory:``: none); later answers replace only failures."""
+    """One SQLite file of labels; ``:memory:`` keeps them until it is closed.
+
+    A label that is there is never replaced by a later one, a failure is.
+    """
 
     def __init__(self, path: str | Path) -> None:
         super().__init__(path, LAYOUT)

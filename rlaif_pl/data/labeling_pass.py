@@ -76,7 +76,8 @@ def label_pairs(
         store: Where answers are looked up and kept.
         chunk: Pairs asked for between two commits, at least 1.
         progress: Whether to show a progress bar.
-        retry_failed: Ask again where the stored answer is a failure.
+        retry_failed: Ask again where the stored answer is a failure; a resumed run may then train on
+            other rows than the unbroken one.
         retry_transient: The same only where the failure may have passed by now (``is_asked_again``).
         note: Says in a few words what was spent so far, shown beside the progress bar.
     """

@@ -26,7 +26,8 @@ class Calibration:
     """What a source's temperature is fitted on.
 
     Attributes:
-        labeled: Pairs that people have judged, as the source's labeler labeled them.
+        labeled: Pairs that people have judged, as the source's labeler labeled them
+            (what ``label`` wrote).
         people: The same pairs with people's labels. Use none that later report the reward's quality.
     """
 

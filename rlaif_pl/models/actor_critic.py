@@ -148,7 +148,7 @@ class ActorCritic(nn.Module):
         """Estimate the return of the state before each response token. ``(N, R)`` float32.
 
         The head reads ``features`` ``(tokens, D)``, last states of the reference or of the policy, but
-        where the value network has layers of its own.
+        where the value network has layers of its own. ``ValueError``: there is none, or no features.
         """
         if self.value_head is None:
             raise ValueError("expected a value network, got value_network=none; it gives no values")

@@ -127,7 +127,7 @@ _overrides: list[torch.library.Library] = []
 
 @contextmanager
 def use_reference() -> Iterator[None]:
-    """Let every op of the process run its PyTorch reference inside, for tests and benchmarks."""
+    """Let every op of the process, all threads, run its PyTorch reference: for tests and benchmarks."""
     override = torch.library.Library(NAMESPACE, "IMPL")
     _overrides.append(override)
     try:

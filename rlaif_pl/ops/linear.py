@@ -174,7 +174,8 @@ def linear_logprob(
     At most 2^21 logits exist at a time (1,024 columns of 2,048 rows, fewer rows with more columns);
     on a GPU 2^21 to 2^25 by its memory, 4,096 columns or more. Logits and statistics are float32
     (float64 for float64 inputs), also those of 16-bit inputs. Slopes of a trained float16 embedding are
-    multiplied in float16 on a GPU, where those below 6e-8 are 0: scale the loss, as ``16-mixed`` does.
+    multiplied in float16 on a GPU, where those below 6e-8 are 0: scale the loss, as ``16-mixed`` does,
+    or train in bfloat16.
 
     If neither ``weight`` nor ``bias`` requires a gradient, the derivative in ``hidden`` is made in
     the forward pass, ``(N, D)``, and only scaled in the backward. Otherwise, or with

@@ -2,6 +2,7 @@
 
 Signatures are those of the schemas in ``_library.py``; the wrappers say what arguments and results are.
 Arithmetic runs in ``accumulator_dtype`` and is rounded once, at the end; the kernels do the same.
+``no_grad`` marks the ops whose results are targets.
 """
 
 from __future__ import annotations

@@ -37,7 +37,8 @@ class DataSource:
             group; prompt with reference for demonstrations.
         confidence: Keep only OpenAI comparisons with these confidences. The scale 1..9 is signed:
             1-4 go with the first summary, 6-9 with the second; strong ones are 1, 2, 8, 9.
-        with_title: Put subreddit and title of OpenAI comparisons before the post (``text.titled``).
+        with_title: Put subreddit and title of OpenAI comparisons before the post (``text.titled``),
+            as labelers that look at the title want it.
         part: Keep only the groups whose place, a number in [0, 1) that depends on nothing but their
             name, is in ``[part[0], part[1])``: ``[0, 0.67]`` and ``[0.67, 1]`` split a data set at
             random and for good, all rows of a group on one side.
