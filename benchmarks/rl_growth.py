@@ -179,7 +179,7 @@ def take(
     optimizer.zero_grad()
     place.synchronize()
     ended = time.perf_counter()
-    found = (max(rollout.batch.prefix_lengths) + 1, set(rollout.lengths.tolist()))
+    found = (max(rollout.batch.prefix_lengths) + 1, set(rollout.batch.lengths.tolist()))
     if found != (PROMPT, {response}):
         raise ValueError(
             f"expected prompts and samples of {PROMPT}, {response} tokens, got {found}"
