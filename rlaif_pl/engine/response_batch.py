@@ -148,7 +148,7 @@ class ResponseBatch:
         runs: list[slice] = []
         start, tokens = 0, 0
         for n, prefix in enumerate(self.prefix_lengths):
-            own = prefix + sum(self.continuation_lengths[self._rows(slice(n, n + 1))])
+            own = prefix + sum(map(len, self.continuations[self._rows(slice(n, n + 1))]))
             if most_tokens is not None and n > start and tokens + own > most_tokens:
                 runs.append(slice(start, n))
                 start, tokens = n, 0
