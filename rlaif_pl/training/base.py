@@ -15,7 +15,6 @@ from torch import nn
 from torch.optim import Optimizer
 from typing_extensions import override
 
-from rlaif_pl.errors import at_least
 from rlaif_pl.models.adapter_export import Form, check_export, export_policy
 from rlaif_pl.models.causal import CausalModel
 from rlaif_pl.models.model_info import weights_digest
@@ -52,7 +51,11 @@ class TrainableModule(StepMeanModule):
         micro_batch_tokens: int | None = None,
     ) -> None:
         super().__init__()
-        at_least(1, micro_batch_tokens=micro_batch_tokens)
+        if micro_batch_tokens is not None and micro_batch_tokens < 1:
+            raise ValueError(
+                f"expected micro_batch_tokens of at least 1, got {micro_batch_tokens}; leave it out to "
+                "train on whole batches"
+            )
         self.micro_batch_tokens = micro_batch_tokens
         self.optimizer, self.scheduler = optimizer, scheduler
         self.strict_loading = False

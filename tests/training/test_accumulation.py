@@ -144,7 +144,7 @@ def test_parts_hold_whole_prompts_up_to_the_limit(backbone):
 
 
 def test_a_limit_below_one_is_refused(build):
-    with pytest.raises(ValueError, match="micro_batch_tokens of at least 1, got 0"):
+    with pytest.raises(ValueError, match="micro_batch_tokens of at least 1, got 0; leave it out"):
         build("sft", micro_batch_tokens=0)
 
 

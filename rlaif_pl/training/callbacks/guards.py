@@ -44,7 +44,7 @@ class TerminateOnNaN(Callback):
     """
 
     def __init__(self, every_n_steps: int = 1) -> None:
-        at_least(1, every_n_steps=every_n_steps)
+        at_least(1, **{"TerminateOnNaN.every_n_steps": every_n_steps})
         self.every_n_steps = every_n_steps
         self._losses: list[Tensor] = []
 

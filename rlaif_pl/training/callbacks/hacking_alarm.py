@@ -72,9 +72,10 @@ class HackingAlarm(Callback):
         patience: int = 3,
         repetition: rules.Repetition = rules.Repetition(),  # noqa: B008 - frozen
     ) -> None:
-        at_least(1, judge_every=judge_every, baseline_steps=baseline_steps)
-        at_least(1, window=window, patience=patience)
-        at_least(LEAST_POINTS, judge_window=judge_window)
+        counts = {"judge_every": judge_every, "baseline_steps": baseline_steps}
+        counts |= {"window": window, "patience": patience}  # EarlyStopping has a patience, too
+        at_least(1, **{f"HackingAlarm.{name}": count for name, count in counts.items()})
+        at_least(LEAST_POINTS, **{"HackingAlarm.judge_window": judge_window})
         one_of(Action, action=action)
         if best is not None:
             one_of(Best, best=best)

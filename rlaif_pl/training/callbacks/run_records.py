@@ -196,7 +196,8 @@ class SampleTable(Callback):
     def __init__(
         self, every_n_steps: int = 10, num_samples: int = 4, show_text: bool | None = None
     ) -> None:
-        at_least(1, every_n_steps=every_n_steps, num_samples=num_samples)
+        counts = {"every_n_steps": every_n_steps, "num_samples": num_samples}
+        at_least(1, **{f"SampleTable.{name}": count for name, count in counts.items()})
         self.every_n_steps = every_n_steps
         self.num_samples = num_samples
         self.show_text = show_text

@@ -235,8 +235,8 @@ def test_it_must_stand_above_the_export(fit, monkeypatch):
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({"window": 0}, "window of at least 1"),
-        ({"judge_window": 2}, "judge_window of at least 3"),
+        ({"window": 0}, "HackingAlarm.window of at least 1"),
+        ({"judge_window": 2}, "HackingAlarm.judge_window of at least 3"),
         ({"action": "shout"}, "expected action to be 'warn' or 'stop'"),
         ({"best": "judge"}, "so give a judge"),
     ],

@@ -55,5 +55,5 @@ def test_large_half_precision_gradients_are_not_mistaken_for_overflow():
 
 
 def test_a_period_below_one_is_refused():
-    with pytest.raises(ValueError, match="every_n_steps of at least 1, got 0"):
+    with pytest.raises(ValueError, match=r"TerminateOnNaN\.every_n_steps of at least 1, got 0"):
         TerminateOnNaN(0)

@@ -117,7 +117,7 @@ def test_a_module_that_does_not_sample_is_named(fit, tiny):
 
 @pytest.mark.parametrize("options", [{"every_n_steps": 0}, {"num_samples": 0}])
 def test_counts_below_one_are_refused(options):
-    with pytest.raises(ValueError, match="of at least 1, got 0"):
+    with pytest.raises(ValueError, match=r"expected SampleTable\.\w+ of at least 1, got 0"):
         SampleTable(**options)
 
 
