@@ -130,7 +130,10 @@ def kl_by_prompt(
     tokens_of: Sequence[Sequence[Sequence[int]]],
     params: SamplingParams,
 ) -> list[float] | None:
-    """Mean ``log_ratio`` in nats of each prompt's responses, which estimates the KL; None of greedy."""
+    """Mean ``log_ratio`` in nats of each prompt's responses, which estimates the KL.
+
+    None of greedy texts, which are not drawn from a distribution: theirs estimates no KL.
+    """
     if params.temperature == 0:
         return None
     result: list[float] = []

@@ -192,9 +192,8 @@ class Update:
 
     def losses(self) -> list[Callable[[], Tensor]]:
         """Return functions that run a part forward and give its share of the loss."""
-        whitened = (
-            None  # which needs all advantages: of several parts one more pass, without gradients
-        )
+        whitened = None
+        # It needs all advantages: of several parts one more pass, without gradients.
         if len(self._parts) > 1 and self.objective.advantages.whiten:
             with torch.no_grad():
                 known = [self.objective.targets(p, self._evaluate(p)) for p, _ in self._parts]

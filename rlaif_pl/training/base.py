@@ -127,7 +127,7 @@ class TrainableModule(StepMeanModule):
         return cast(Model, self._shards[0].whole()) if self._shards else trained
 
     def check_inputs(self, trainer: Trainer) -> None:
-        """Refuse what the last step would miss, before the first; it need not be attached yet."""
+        """Refuse what the last step would miss, before the first; maybe not attached to it yet."""
 
     def check_lengths(self, rows: Sequence[Any]) -> None:
         """Refuse rows that cannot be trained on (a text too long), before work is spent."""
@@ -220,7 +220,7 @@ class TrainableModule(StepMeanModule):
         checkpoints.save_last(self.trainer)
 
     def export(self, folder: Path, form: Form = "whole") -> Path:
-        """Write the trained policy as a transformers folder, or as one of PEFT its adapters."""
+        """Write the trained policy as a transformers folder, or its adapters alone as one of PEFT's."""
         return export_policy(folder, self.whole(self._policy), form)
 
     def check_export(self, form: Form = "whole") -> int:

@@ -1,7 +1,8 @@
 """Checkpoints on disk: written aside and renamed, with a checksum, and never unpickled.
 
 A file that is there is whole. The one it replaced stays beside it (``last.previous.ckpt``) until the
-next is to be written. A checkpoint of divided weights may be a folder with a file a process.
+next is to be written: a disk that loses bytes costs one interval, not the run. A checkpoint of divided
+weights may be a folder with a file a process.
 """
 
 from __future__ import annotations
@@ -143,7 +144,7 @@ def read_checkpoint(
 
     ``sum_up`` compares it with its checksum (one without, of an earlier version, is warned of);
     ``mmap`` leaves tensors on disk until they are used. FileNotFoundError: there is none. ValueError:
-    it is damaged, cut, pickled, or no checkpoint of Lightning; says which, and who beside it are whole.
+    it is damaged, cut, pickled, or no checkpoint of Lightning; says which, and what beside it is whole.
     """
     if not path.exists():
         raise FileNotFoundError(f"expected a checkpoint at {path}, found none; check the name")
@@ -192,7 +193,10 @@ def save_last(trainer: Trainer, again: bool = False) -> None:
 
 
 def note_resumed(trainer: Trainer) -> None:
-    """Tell callbacks, as Lightning forgets, that the checkpoint a fit resumes from is their last."""
+    """Tell callbacks, as Lightning forgets, that the checkpoint a fit resumes from is their last.
+
+    Else a fit that has nothing left to train would replace its own end.
+    """
     for callback in trainer.checkpoint_callbacks:
         if not isinstance(callback, ModelCheckpoint) or not trainer.ckpt_path:
             continue

@@ -140,7 +140,11 @@ class PreferenceDataModule(LightningDataModule):
         )
 
     def keep_rows(self, choose: Callable[[Sequence[Any]], Sequence[bool]], reason: str) -> None:
-        """Leave rows that are not chosen out of both splits, with a warning that counts them."""
+        """Leave rows that are not chosen out of both splits, with a warning that counts them.
+
+        To be called after ``setup``. ``choose`` tells of some rows which to keep, of each split one at
+        least; ``reason`` says why others are left out, and what to do.
+        """
 
         def chosen(rows: Sequence[Any]) -> Iterator[int]:
             for start in range(0, len(rows), CHOSEN_AT_ONCE):

@@ -25,7 +25,8 @@ class LabelingModule(LightningModule):
     """Each rank labels its share of the pairs; rank 0 puts the shares together.
 
     Serve ``comparisons``. Labels are kept batch by batch in ``OUT/parts``, which all ranks must see: a
-    repeated run asks only for what is missing, or failed in a way that may pass (``timeout``, ...).
+    repeated run, also with another number of ranks, asks only for what is missing, or failed in a way
+    that may pass (``timeout``, ...).
 
     Args:
         labeler: Who judges; each rank has its own copy.

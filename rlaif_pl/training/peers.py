@@ -227,9 +227,8 @@ class Peers:
             )
             sys.stderr.flush()
         here = (socket.gethostname(), os.getpid())
-        for (
-            facts
-        ) in self._facts.values():  # a rank that this one started, stopped, would outlive it
+        # A rank that this one started, and that is stopped, would outlive it.
+        for facts in self._facts.values():
             if (facts["host"], facts.get("parent")) == here:
                 with suppress(ProcessLookupError, PermissionError):
                     os.kill(int(str(facts["pid"])), signal.SIGKILL)

@@ -131,6 +131,7 @@ def _without_weights(module: nn.Module) -> nn.Module:
 
 def _own_weights(unit: nn.Module, owned: set[int]) -> None:
     """Give a unit parameters of its own for those in ``owned``, by identity; values stay shared."""
+    # An identity may be that of a parameter that is gone: then a copy is made that nobody needs.
     made: dict[int, nn.Parameter] = {}
     for name, old in list(unit.named_parameters(remove_duplicate=False)):
         if id(old) in owned:

@@ -1,4 +1,7 @@
-"""Lightning's FSDP2 strategy with the checkpoints of this package: what is trained, with checksums."""
+"""Lightning's FSDP2 strategy with the checkpoints of this package: what is trained, with checksums.
+
+Lightning's own pickle their index, want every weight of the model in the file, and write in place.
+"""
 
 from __future__ import annotations
 

@@ -52,7 +52,8 @@ class VLLMGenerator(GenerationBackend):
         adapter_dir: Folder that trainer and servers see under one path; weights pass through it.
         model: Name that the servers serve the policy's base model by; None takes the first.
         tolerance: Most that log-probabilities of the fixed text may differ by, in nats a token on
-            average; None: some times what rounding in the server's type does to the trainer's own.
+            average; None: some times what rounding in the server's type (bfloat16 where it does not
+            say) does to the trainer's own.
         concurrency: Prompts a server is asked at a time.
         timeout_s: Seconds to wait for a prompt's responses; a server that takes longer is dropped.
         seeded: Send each prompt a seed, so that a server draws the same again.

@@ -138,7 +138,10 @@ class AlarmJudge:
     def judge(
         self, trainer: Trainer, module: LightningModule
     ) -> tuple[BatchMean | None, BatchMean | None, float]:
-        """Mean reward and opinion of all ranks' latest prompts, and the share without an opinion."""
+        """Mean reward and opinion of all ranks' latest prompts, and the share without an opinion.
+
+        A prompt counts once, however many responses it has: they are alike.
+        """
         samples = list(getattr(module, "latest_samples", []))[: self.num_samples]
         prompts, responses = [s.prompt for s in samples], [s.response for s in samples]
         scores = [float(value) for value in score_with(self.judge_model, prompts, responses)]

@@ -44,8 +44,9 @@ class HackingAlarm(Callback):
             the best weights before the trouble began. A fit resumed from ``last.ckpt`` stops again.
         limits: Where an alarm goes off.
         best: What the best weights are measured by: the mean reward in ``validation``, or the mean
-            opinion of the ``judge``; None takes the judge where there is one. They are kept in
-            ``checkpoints/before_alarm.ckpt``, from steps at which nothing was beyond its limit.
+            opinion of the ``judge``; None takes the judge where there is one, since a gamed reward is
+            highest when it is gamed most. They are kept in ``checkpoints/before_alarm.ckpt``, from
+            steps at which nothing was beyond its limit.
         judge: A reward or pointwise labeler that the policy was not trained on; None for no judge.
         judge_every: Optimizer steps between two judgments, at least 1.
         judge_samples: Latest samples a process has judged each time, at least 2.
