@@ -33,10 +33,11 @@ class StageEstimate:
     stage: str = ""
     fit: Fit | None = None
     labels: Projection | None = None
-    labeler: str | None = None  # name of the model that labels
+    labeler: str | None = None  # name of the model that labels; of several, of each
     rows: float | None = None  # prompts or pairs; None where that is not known
     gpu_hours: float = 0.0
     server_hours: float = 0.0  # GPU-hours of the labeler's model
+    unpriced_hours: float = 0.0  # of these, the hours of models whose tokens have no price
     note: str = ""
 
     def usd(self, expect: Expect) -> float | None:
@@ -44,8 +45,7 @@ class StageEstimate:
         tokens = None if self.labels is None else self.labels.cost_usd
         if expect.usd_per_gpu_hour is None:
             return tokens
-        hours = self.gpu_hours + (self.server_hours if tokens is None else 0.0)
-        return (tokens or 0.0) + hours * expect.usd_per_gpu_hour
+        return (tokens or 0.0) + (self.gpu_hours + self.unpriced_hours) * expect.usd_per_gpu_hour
 
 
 def estimate(experiment: Experiment) -> tuple[Expect, list[StageEstimate]]:
@@ -79,14 +79,14 @@ def _stage(command: str, content: dict[str, Value], inputs: Inputs) -> StageEsti
 
 
 def _fit(content: dict[str, Value], inputs: Inputs) -> StageEstimate:
-    expect, labels = inputs.expect, StageEstimate()
+    expect = inputs.expect
     try:
         fit = Fit(content, inputs)
     except ValueError as error:
-        return replace(labels, note=str(error))
-    for options in rewards_at(fit.model):
-        if asked := at(options, "labeler"):  # direct RLAIF: it is asked for every response
-            labels = _labeling(asked, (fit.rows or 0.0) * fit.drawn / 2, inputs)
+        return StageEstimate(note=str(error))
+    asked = filter(None, (at(options, "labeler") for options in rewards_at(fit.model)))
+    pairs = (fit.rows or 0.0) * fit.drawn / 2  # direct RLAIF: each is asked for every response
+    labels = _together([_labeling(labeler, pairs, inputs) for labeler in asked])
     hours = expect.hours(fit.flops) + expect.hours(fit.decode_flops, expect.decode_utilization)
     note = labels.note if fit.rows else NO_ROWS
     return replace(labels, fit=fit, rows=fit.rows, gpu_hours=hours, note=note)
@@ -154,7 +154,24 @@ def _labeling(labeler: Value, pairs: float | None, inputs: Inputs) -> StageEstim
     hours = _hours(name, cost.read, cost.written, length, rate, inputs)
     is_unknown = hours is None and cost.cost_usd is None
     note = f"size of {found.labeler} not known" if is_unknown else ""
-    return replace(found, labels=cost, server_hours=hours or 0.0, note=note)
+    hours = hours or 0.0
+    unpriced = hours if cost.cost_usd is None else 0.0
+    return replace(found, labels=cost, server_hours=hours, unpriced_hours=unpriced, note=note)
+
+
+def _together(parts: Sequence[StageEstimate]) -> StageEstimate:
+    """Add up what several labelers take."""
+    known = [part.labels for part in parts if part.labels is not None]
+    costs = [cost.cost_usd for cost in known if cost.cost_usd is not None]
+    names = ("calls", "rounds", "read", "written", "reread")
+    sums = {name: sum(getattr(cost, name) for cost in known) for name in names}
+    return StageEstimate(
+        labels=replace(known[0], cost_usd=sum(costs) if costs else None, **sums) if known else None,
+        labeler=", ".join(dict.fromkeys(part.labeler for part in parts if part.labeler)) or None,
+        server_hours=sum(part.server_hours for part in parts),
+        unpriced_hours=sum(part.unpriced_hours for part in parts),
+        note="; ".join(dict.fromkeys(part.note for part in parts if part.note)),
+    )
 
 
 def label_cost(labeler: Labeler, pairs: int, expect: Expect) -> Projection | None:

@@ -361,3 +361,18 @@ def test_each_of_several_rewards_is_counted(tmp_path, reward):
     assert not [role for role in alone.fit.roles if role.name == "reward"]
     assert found.labels is not None
     assert found.labels == alone.labels
+
+
+def test_all_labelers_of_several_rewards_are_counted(tmp_path):
+    alone, twice = a2c_stage(tmp_path, ASKED), a2c_stage(tmp_path, [ASKED, JUDGE, ASKED])
+    assert twice.labels.calls == 2 * alone.labels.calls > 0
+    assert twice.labels.read == 2 * alone.labels.read
+    assert twice.server_hours == pytest.approx(2 * alone.server_hours)
+    assert twice.labeler == alone.labeler
+
+
+def test_a_labeler_of_no_estimate_hides_no_other(tmp_path):
+    wrong = {"class_path": "mine.Reward", "init_args": {"labeler": {"class_path": "mine.Labeler"}}}
+    alone, both = a2c_stage(tmp_path, ASKED), a2c_stage(tmp_path, [ASKED, wrong])
+    assert both.labels == alone.labels
+    assert "mine.Labeler" in both.note
