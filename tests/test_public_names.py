@@ -77,6 +77,18 @@ def test_type_checkers_see_what_the_table_has():
     assert sorted(homes) == sorted(rlaif_pl.__all__)
 
 
+def test_rooms_give_their_names_to_type_checkers():
+    package = Path(rlaif_pl.__file__).parent
+    private = []  # neither in `__all__` nor imported as what they are: of a typed package, its own
+    for path in package.rglob("*/__init__.py"):
+        body = ast.parse(path.read_text(encoding="utf-8")).body
+        if any(isinstance(n, ast.Assign) and ast.unparse(n.targets[0]) == "__all__" for n in body):
+            continue
+        names = [alias for node in body if isinstance(node, ast.ImportFrom) for alias in node.names]
+        private += [f"{path.parent.name}.{a.name}" for a in names if a.name != a.asname]
+    assert private == []
+
+
 def test_an_unknown_name_is_an_attribute_error():
     with pytest.raises(AttributeError, match="'rlaif_pl' has no attribute 'PPOModule'"):
         rlaif_pl.PPOModule  # noqa: B018
