@@ -28,7 +28,7 @@ def check_levels(by: Schedule, levels: Sequence[float]) -> None:
     if not levels:
         raise ValueError("expected a level for each Improve step, got none")
     for level in levels:
-        within(0, 100 if by == "percentile" else 1, levels=level)
+        within(0, 100 if by == "percentile" else 1, **{f"{by} levels": level})
     if list(levels) != sorted(levels):
         raise ValueError(f"expected levels that rise from step to step, got {list(levels)}")
 

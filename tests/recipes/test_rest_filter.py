@@ -90,7 +90,7 @@ def test_a_rising_level_keeps_ever_fewer():
     ("by", "levels", "message"),
     [
         ("normalized", [], "a level for each Improve step, got none"),
-        ("normalized", [0.5, 1.5], r"levels in \[0, 1\], got 1.5"),
+        ("normalized", [0.5, 1.5], r"normalized levels in \[0, 1\], got 1.5"),
         ("percentile", [90.0, 50.0], "levels that rise"),
         ("median", [1.0], "by to be 'normalized' or 'percentile' or 'max_mean', got 'median'"),
     ],
