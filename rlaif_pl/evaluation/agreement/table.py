@@ -152,12 +152,12 @@ def _tabulate(
         both = common if full[n] and full[0] else has[n] & has[0]
         pairs = [(one.rows[i], truth[i]) for i in map(int, np.flatnonzero(own))]
         report = alignment_of(*zip(*pairs, strict=True), estimator=estimator) if pairs else None
-        gain = estimator.share_difference(right[n][both], right[0][both], groups[both])
+        versus = right[n][both], right[0][both], groups[both]
         row = TableRow(
             name=one.name,
             labeler=one.labeler,
             is_common=bool(full[n]),
-            difference=gain if n else empty_interval(),
+            difference=estimator.share_difference(*versus) if n else empty_interval(),
             **{name: getattr(report, name) if report else empty_interval() for name in SHARED},
             alignment_all=estimator.share(right[n], groups),
             brier=estimator.share((judged[n][own] - gold[own]) ** 2, groups[own]),
