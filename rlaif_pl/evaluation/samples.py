@@ -34,7 +34,10 @@ def write_samples(folder: Path | str, rows: Iterable[Row], *, show_text: bool = 
 
 
 def samples_at(path: Path | str) -> Path:
-    """Return the file to read: of a samples.jsonl that holds hashes, that of the texts beside it."""
+    """Return the file to read: of a samples.jsonl that holds hashes, that of the texts beside it.
+
+    FileNotFoundError where there is none.
+    """
     named = Path(path)
     hidden = named.with_name(HIDDEN_TEXTS)
     found = hidden if named.name == FILE and hidden.is_file() else named

@@ -47,7 +47,10 @@ Entry = TypeVar("Entry", Principle, Example)
 
 
 def load_principles(name: str) -> tuple[tuple[Principle, ...], str]:
-    """Load principles of the package by name, or one's own file by path, with their version."""
+    """Load principles of the package by name, or one's own file by path, with their version.
+
+    FileNotFoundError where there is neither; ValueError for another layout or two of one name.
+    """
     principles, version = _load(name, Principle)
     if len({each.name for each in principles}) < len(principles):
         raise ValueError(f"expected principles of {version} to have different names; rename some")

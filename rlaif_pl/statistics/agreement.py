@@ -102,7 +102,7 @@ def kendall_w(ranks: ArrayLike) -> float:
     their mean and T the sum of ``t^3 - t`` over all runs of t equal ranks; NaN where every rater found
     all equal. Ranks at random reach 1/m on average; ``rank_correlation`` is 0 there. ``ranks (m, n)``
     are those of n >= 2 things by m >= 2 raters, 1 for the best; the rank after ties counts the things
-    before it (1, 1, 3).
+    before it (1, 1, 3). ``ValueError``: fewer raters or things, or a row is no such ranking.
     """
     rows = _mid_ranks(ranks)
     m, n = rows.shape

@@ -29,8 +29,9 @@ def fit_temperature(
 ) -> float:
     """Fit T > 0, in nats, so that ``sigmoid(margin / T)`` has the greatest likelihood of the targets.
 
-    Temperature scaling (Guo et al. 2017, arXiv 1706.04599, section 4.2) of a two-way choice. With
-    b = 1/T the loss is convex, and Brent's method finds the root of its derivative.
+    Temperature scaling (Guo et al. 2017, arXiv 1706.04599, section 4.2) of a two-way choice, without an
+    intercept: a margin of 0 stays at one half. With b = 1/T the loss is convex, and Brent's method
+    finds the root of its derivative.
 
     Args:
         margins: Log-odds of the first response before scaling, in nats. ``(N,)``

@@ -225,7 +225,10 @@ class Estimator:
 
 
 def wilson(successes: float, n: float) -> Interval:
-    """Wilson's score interval of ``successes`` in [0, n], ties half, of ``n >= 1`` trials (1927)."""
+    """Score interval (Wilson 1927) of ``successes`` in [0, n], ties half, of ``n >= 1`` trials.
+
+    Where rows are not independent, ``n`` is the size of an independent sample as good as they are.
+    """
     if n < 1 or not 0 <= successes <= n:
         raise ValueError(f"expected n >= 1 and successes in [0, n], got {n} and {successes}")
     from statsmodels.stats.proportion import proportion_confint

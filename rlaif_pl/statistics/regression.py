@@ -37,6 +37,9 @@ def length_controlled_win_rate(
         len_b: Length of B's response in characters, greater than 0. ``(N,)``
         groups: Prompt of each comparison; None takes every row as its own. ``(N,)``
         estimator: How the interval is made; the regression is fitted anew in each resample.
+
+    Raises:
+        ValueError: Shapes differ, a win lies outside [0, 1], or a length of B is not positive.
     """
     won, a, b = (np.asarray(x, np.float64) for x in (wins, len_a, len_b))
     if not won.shape == a.shape == b.shape or won.ndim != 1:

@@ -81,7 +81,10 @@ def read_rows(path: Path | str) -> list[LabelerRow]:
 
 
 def cost_results(rows: Sequence[LabelerRow], prices: Mapping[str, Price]) -> StudyResults:
-    """Lay out what a label costs by labeler, at US dollars per million tokens, and by a person."""
+    """Lay out what a label costs by labeler, at US dollars per million tokens, and by a person.
+
+    Tokens are those of the labeler's own tokenizer; another model's will count somewhat differently.
+    """
     header: Columns = ["labeler", Column("alignment, %", PERCENT), "tokens read + written"]
     header += [Column("s a pair", ".2f"), Column("pairs an hour", ",.0f")]
     header += [Column(f"{name}, $ a pair", ".2g") for name in prices]
