@@ -84,9 +84,9 @@ def _fit(content: dict[str, Value], inputs: Inputs) -> StageEstimate:
         fit = Fit(content, inputs)
     except ValueError as error:
         return StageEstimate(note=str(error))
-    asked = filter(None, (at(options, "labeler") for options in rewards_at(fit.model)))
+    asked = [at(options, "labeler") for options in rewards_at(fit.model)]
     pairs = (fit.rows or 0.0) * fit.drawn / 2  # direct RLAIF: each is asked for every response
-    labels = _together([_labeling(labeler, pairs, inputs) for labeler in asked])
+    labels = _together([_labeling(labeler, pairs, inputs) for labeler in asked if labeler])
     hours = expect.hours(fit.flops) + expect.hours(fit.decode_flops, expect.decode_utilization)
     note = labels.note if fit.rows else NO_ROWS
     return replace(labels, fit=fit, rows=fit.rows, gpu_hours=hours, note=note)
