@@ -23,8 +23,8 @@ from rlaif_pl.models.device import computing_on
 from rlaif_pl.slurm import is_requeued
 from rlaif_pl.training import PreferenceDataModule, peers
 from rlaif_pl.training.callbacks.default import DefaultCallbacks, callback_specs
-from rlaif_pl.training.callbacks.guards import add_requeue
 from rlaif_pl.training.callbacks.preflight import preflight
+from rlaif_pl.training.callbacks.slurm_requeue import add_requeue
 from rlaif_pl.training.trainer_check import INSTEAD, check_sharding
 
 DEFAULT_ROOT = "runs/fit"

@@ -3,7 +3,7 @@ import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
 
 from rlaif_pl.training.callbacks import NonFiniteError, TerminateOnNaN
-from rlaif_pl.training.callbacks.guards import gradient_problem
+from rlaif_pl.training.callbacks.terminate_on_nan import gradient_problem
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 import logging
 import os
 import signal
+from pathlib import Path
 
 import pytest
 import torch
@@ -19,7 +20,7 @@ STEPS = 8
 @pytest.fixture
 def job(tmp_path, monkeypatch, tiny_model_folder, small_prompts):
     """A job of one task with a ``scontrol`` that notes its words; returns a maker of configs."""
-    monkeypatch.syspath_prepend(os.path.dirname(__file__))
+    monkeypatch.syspath_prepend(str(Path(__file__).parents[1]))  # fault, rank_record
     words = {"JOB_ID": 4711, "JOB_NAME": "a", "NTASKS": 1, "NTASKS_PER_NODE": 1, "NNODES": 1}
     for name, value in {**words, "PROCID": 0, "LOCALID": 0, "NODEID": 0}.items():
         monkeypatch.setenv(f"SLURM_{name}", str(value))
