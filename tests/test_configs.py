@@ -11,7 +11,7 @@ import yaml
 
 from rlaif_pl.cli import main as cli
 from rlaif_pl.config_paths import config_paths
-from rlaif_pl.models.device import ScalarHead
+from rlaif_pl.models.scalar_head import ScalarHead
 
 FILES = sorted(config_paths().rglob("*.yaml"))
 # What asks a server, or goes after another config: built in tests/cli/commands/test_labeler_configs.py.

@@ -15,9 +15,10 @@ from rlaif_pl.engine.score import Drawer, TokenLogprobs
 from rlaif_pl.errors import one_of
 from rlaif_pl.models.adapters import Lora
 from rlaif_pl.models.backbone import BackboneOptions
-from rlaif_pl.models.device import ScalarHead, widened
+from rlaif_pl.models.device import widened
 from rlaif_pl.models.export import save_policy
 from rlaif_pl.models.policy import Policy, PolicySource, for_role, start_of
+from rlaif_pl.models.scalar_head import ScalarHead
 from rlaif_pl.text import Template
 
 ValueNetwork = Literal["separate", "adapter", "shared_trunk", "reference_features", "none"]

@@ -21,7 +21,7 @@ from transformers import (
 from transformers.utils import logging as transformers_logging
 
 from rlaif_pl.errors import one_of
-from rlaif_pl.models import suited
+from rlaif_pl.models import prepare, suited
 from rlaif_pl.models.adapters import AdapterSource, adapter_identity, adapter_source, merge_adapter
 from rlaif_pl.models.device import fast_dtype, resolve_device
 from rlaif_pl.models.embedded import embedded_model_folder
@@ -103,11 +103,11 @@ def load_backbone(
         suited.require_decoder(name, config)
     dtype = resolve_dtype(options.dtype, device)
     identity = _full_identity(options, config, dtype)
-    suited.drop_dropout(config)
+    prepare.drop_dropout(config)
     is_encoder_decoder = getattr(config, "is_encoder_decoder", False)
     kind = AutoModelForSeq2SeqLM if is_encoder_decoder else AutoModelForCausalLM
     model = read_weights(kind, options, config, dtype)
-    suited.freeze(model, options.gradient_checkpointing)
+    prepare.freeze(model, options.gradient_checkpointing)
     written, _ = PreTrainedConfig.get_config_dict(_source(options)[0], revision=options.revision)
     info = model_info(name, tokenizer, model, written)
     if device is not None:
@@ -129,8 +129,8 @@ def loaded_backbone(
     model = loaded.model
     suited.require_decoder(loaded.name, model.config)
     if dtype is not None:
-        suited.cast_weights(model, resolve_dtype(dtype, model.device))
-    suited.freeze(model, gradient_checkpointing)
+        prepare.cast_weights(model, resolve_dtype(dtype, model.device))
+    prepare.freeze(model, gradient_checkpointing)
     if written is None:  # without the class's defaults, which are not the model's
         written = model.config.to_diff_dict()
     info = model_info(loaded.name, loaded.tokenizer, model, written)

@@ -1,35 +1,22 @@
-"""Write a model folder, whole and in its own place, and never in that of something else.
-
-transformers 5 writes classes and fields (``TokenizersBackend``, lists of ``extra_special_tokens``) that
-older versions, and programs built on them, cannot load. What it read is still right, so that is kept.
-"""
+"""Write a model folder, whole and in its own place, and never in that of something else."""
 
 from __future__ import annotations
 
-import json
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
-from transformers.utils import cached_file
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from rlaif_pl.models.tokenizer_files import FILES, read_settings, save_tokenizer, write_settings
 
 if TYPE_CHECKING:
     from rlaif_pl.models.text_format import TextFormat
 
-CONFIG = "tokenizer_config.json"
-WHOLE = "tokenizer.json"
-FILES = (
-    *(CONFIG, WHOLE, "special_tokens_map.json", "added_tokens.json"),
-    *("vocab.json", "vocab.txt", "merges.txt", "chat_template.jinja", "chat_template.json"),
-    *("tokenizer.model", "spiece.model", "sentencepiece.bpe.model", "tekken.json"),
-)
-OF_THIS_MACHINE = ("is_local", "local_files_only", "name_or_path")
-Settings = dict[str, Any]
 CONFIGS = ("config.json", "adapter_config.json")  # a folder with neither holds no model
 OURS = (
     *FILES,
@@ -119,74 +106,12 @@ def save_causal(
     return Path(folder)
 
 
-def save_tokenizer(
-    folder: Path, tokenizer: PreTrainedTokenizerBase, revision: str | None = None
-) -> None:
-    """Write a tokenizer's files."""
-    files = source_files(tokenizer, revision)
-    settings = _read(files[CONFIG]) if CONFIG in files else {}
-    # made in memory, without settings (vocab.json and merges.txt alone), or with code of its own
-    is_own = CONFIG not in files or len(files) < 2 or "auto_map" in settings
-    before = tokenizer if is_own else AutoTokenizer.from_pretrained(files[CONFIG].parent)
-    if (
-        is_own
-        or tokenizer.chat_template != before.chat_template
-        or tokenizer("a").input_ids != before("a").input_ids  # it puts something else around a text
-    ):
-        tokenizer.save_pretrained(folder)
-        _write(folder / CONFIG, portable(_read(folder / CONFIG)))
-        return
-    for name, path in files.items():
-        shutil.copyfile(path, folder / name)
-    _write(folder / CONFIG, portable(settings))
-    if tokenizer.get_added_vocab() != before.get_added_vocab():
-        _take_vocabulary(folder, tokenizer, before)
-    old, new = before.special_tokens_map, tokenizer.special_tokens_map
-    named = {key: str(value) for key, value in new.items() if old.get(key) != value}  # since then
-    for name in (CONFIG, "special_tokens_map.json"):
-        if named and (folder / name).is_file():
-            _write(folder / name, _read(folder / name) | named)
-
-
-def source_files(
-    tokenizer: PreTrainedTokenizerBase, revision: str | None = None
-) -> dict[str, Path]:
-    """Return the files a tokenizer was read from, as far as they are still there."""
-    source = str(tokenizer.name_or_path or "")
-    names = dict.fromkeys((*FILES, *tokenizer.vocab_files_names.values()))
-    if Path(source).is_dir():
-        return {name: path for name in names if (path := Path(source) / name).is_file()}
-    if not source:
-        return {}
-    kinds = ("gated_repo", "missing_entries", "connection_errors")
-    quietly = {f"_raise_exceptions_for_{kind}": False for kind in kinds}
-    found = {}
-    for name in names:  # loading has fetched what there is
-        cached = cached_file(source, name, revision=revision, local_files_only=True, **quietly)
-        if cached is not None:
-            found[name] = Path(cached)
-    return found
-
-
-def portable(settings: Settings) -> Settings:
-    """Return a tokenizer_config.json in words that transformers 4 and 5 both read alike."""
-    result = {key: value for key, value in settings.items() if key not in OF_THIS_MACHINE}
-    if result.get("tokenizer_class") == "TokenizersBackend":
-        result["tokenizer_class"] = "PreTrainedTokenizerFast"
-    if isinstance(result.get("extra_special_tokens"), list):
-        result["additional_special_tokens"] = result.pop("extra_special_tokens")
-    named = result.pop("model_specific_special_tokens", None)
-    if named:
-        result.setdefault("extra_special_tokens", named)
-    return result
-
-
 def name_rope_for_all(path: Path) -> None:
     """Repeat the base of the rotary positions under the name that transformers 4 reads.
 
     Of ``rope_parameters``, which 5 writes alone, that knows nothing, and takes its default base.
     """
-    settings = _read(path)
+    settings = read_settings(path)
     rope = settings.get("rope_parameters")
     if not isinstance(rope, dict) or "rope_theta" not in rope:
         return
@@ -194,36 +119,4 @@ def name_rope_for_all(path: Path) -> None:
     rest = {key: value for key, value in rope.items() if key != "rope_theta"}
     if rest.get("rope_type", "default") != "default":
         settings.setdefault("rope_scaling", rest)
-    _write(path, settings)
-
-
-def _take_vocabulary(
-    folder: Path, tokenizer: PreTrainedTokenizerBase, before: PreTrainedTokenizerBase
-) -> None:
-    """Write the tokens that were added since the tokenizer was read."""
-    with tempfile.TemporaryDirectory(dir=folder) as written:
-        tokenizer.save_pretrained(written)
-        if (Path(written) / WHOLE).is_file():
-            (Path(written) / WHOLE).replace(folder / WHOLE)
-    known = before.get_added_vocab()
-    fresh = {token: n for token, n in tokenizer.get_added_vocab().items() if token not in known}
-    settings = _read(folder / CONFIG)
-    if "added_tokens_decoder" in settings:
-        flags = dict.fromkeys(("lstrip", "normalized", "rstrip", "single_word"), False)
-        settings["added_tokens_decoder"] |= {
-            str(number): {"content": token, **flags, "special": True}
-            for token, number in fresh.items()
-        }
-        _write(folder / CONFIG, settings)
-    if (folder / "added_tokens.json").is_file():
-        _write(folder / "added_tokens.json", _read(folder / "added_tokens.json") | fresh)
-
-
-def _read(path: Path) -> Settings:
-    content: Settings = json.loads(path.read_text(encoding="utf-8"))
-    return content
-
-
-def _write(path: Path, content: Settings) -> None:
-    text = json.dumps(content, indent=2, ensure_ascii=False)
-    path.write_text(text + "\n", encoding="utf-8")
+    write_settings(path, settings)

@@ -17,7 +17,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from rlaif_pl.engine.decoder_layers import decoder_of
 from rlaif_pl.engine.runner import DecoderRunner, split
 from rlaif_pl.engine.score import CappedHead
-from rlaif_pl.models import suited
+from rlaif_pl.models import prepare, suited
 from rlaif_pl.models.adapters import Lora, clone, has_adapters, merged, shared_copy
 from rlaif_pl.models.backbone import (
     Backbone,
@@ -126,7 +126,7 @@ def load_policy(options: BackboneOptions, template: Template | None = None) -> P
     options.check_exists()
     backbone = load_backbone(options, decoder_only=True)
     found = format_of(options.name, options.revision, template=template)
-    return cut(Policy, backbone, options, found.template, suited.output_head(backbone.model))
+    return cut(Policy, backbone, options, found.template, prepare.output_head(backbone.model))
 
 
 def taken_over(
@@ -142,7 +142,7 @@ def taken_over(
         )
     taken = loaded_backbone(given, dtype, options.gradient_checkpointing)
     found = format_of(given.source, template=template)
-    return cut(Policy, taken, options, found.template, suited.output_head(taken.model))
+    return cut(Policy, taken, options, found.template, prepare.output_head(taken.model))
 
 
 def cut(
@@ -154,7 +154,7 @@ def cut(
 ) -> AnyModel:
     """Cut a loaded model into trunk and top; it must not be used as a whole afterwards."""
     config = copy.deepcopy(backbone.model.config)
-    suited.note_tying(config, backbone.model)
+    prepare.note_tying(config, backbone.model)
     trunk, top = split(decoder_of(backbone.model), options.trunk_layers)
     policy = kind(trunk, top, head, backbone.tokenizer, template, config, backbone.info)
     policy.fingerprint, policy.base = backbone.fingerprint, options.name
@@ -198,7 +198,7 @@ def frozen_copy(policy: AnyModel) -> AnyModel:
         top = merged(policy.top)
         head = policy.unembedding
         if adapted:  # as a folder of these weights would be loaded
-            suited.cast_weights(top, head.weight.dtype)
+            prepare.cast_weights(top, head.weight.dtype)
         if any(p.requires_grad for p in head.parameters()):
             head = _own_head(policy, top)
         twin = _twin(policy, top.requires_grad_(False), head.requires_grad_(False))

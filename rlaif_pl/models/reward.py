@@ -19,7 +19,7 @@ from rlaif_pl.errors import one_of
 from rlaif_pl.models.adapters import Lora
 from rlaif_pl.models.backbone import BackboneOptions, Precision
 from rlaif_pl.models.causal import CausalModel
-from rlaif_pl.models.device import ScalarHead, computing_on, widened
+from rlaif_pl.models.device import computing_on, widened
 from rlaif_pl.models.export import save_reward
 from rlaif_pl.models.policy import Policy, for_role, same_trunk, start_of, taken_over
 from rlaif_pl.models.reward_folder import (
@@ -30,6 +30,7 @@ from rlaif_pl.models.reward_folder import (
     load_reward_folder,
     loaded_reward,
 )
+from rlaif_pl.models.scalar_head import ScalarHead
 from rlaif_pl.models.suited import CLASSIFIER, handed_over
 from rlaif_pl.text import Template
 from rlaif_pl.types import Preference

@@ -24,7 +24,7 @@ from torch.utils._pytree import tree_map, tree_map_only
 from rlaif_pl.engine.decoder_layers import layers_of, text_part
 from rlaif_pl.engine.runner import DecoderRunner
 from rlaif_pl.models.causal import CausalModel
-from rlaif_pl.models.device import ScalarHead
+from rlaif_pl.models.scalar_head import ScalarHead
 from rlaif_pl.training.trainer_check import INSTEAD
 
 LOCAL, SHAPE = "rlaif_pl_local", "rlaif_pl_shape"  # keys of what stands for a divided tensor

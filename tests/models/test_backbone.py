@@ -4,14 +4,11 @@ import os
 
 import pytest
 import torch
-from transformers import GraniteConfig, GraniteForCausalLM
 
 from rlaif_pl.engine.decoder_layers import decoder_of
-from rlaif_pl.engine.score import CappedHead
 from rlaif_pl.models import embedded
 from rlaif_pl.models.backbone import BackboneOptions, load_backbone, resolve_dtype
 from rlaif_pl.models.model_folder import save_causal
-from rlaif_pl.models.suited import output_head
 
 IDS = torch.arange(5, 15)[None]
 
@@ -121,23 +118,6 @@ def test_missing_weights_are_an_error_not_random_numbers(folder):
 def test_an_unknown_model_says_where_it_was_sought(tmp_path):
     with pytest.raises(OSError, match="embedded model.*transformers folder.*hub"):
         load_backbone(BackboneOptions(str(tmp_path / "nothing")))
-
-
-@pytest.mark.parametrize("name", ["llama", "gemma2", "gpt2"])
-def test_the_head_gives_the_models_own_logits(make_model, name):
-    model = make_model(name)
-    head = output_head(model)
-    hidden = decoder_of(model)(IDS).last_hidden_state
-    torch.testing.assert_close(head(hidden), model(IDS).logits, rtol=1e-4, atol=1e-4)
-    assert isinstance(head, CappedHead) == (name == "gemma2")
-
-
-def test_an_unknown_kind_of_head_is_refused():
-    settings = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1}
-    heads = {"vocab_size": 40, "num_attention_heads": 2, "num_key_value_heads": 1}
-    model = GraniteForCausalLM(GraniteConfig(**settings, **heads, logits_scaling=2.0)).eval()
-    with pytest.raises(ValueError, match="GraniteForCausalLM"):
-        output_head(model)
 
 
 def test_the_cache_folder_follows_the_environment(monkeypatch, tmp_path):

@@ -1,11 +1,18 @@
 """A model takes the place of nothing, of an empty folder or of an earlier model; of nothing else."""
 
+import json
+
 import pytest
 
 from rlaif_pl.models.adapter_export import save_adapter
 from rlaif_pl.models.adapters import Lora
 from rlaif_pl.models.export import save_policy
-from rlaif_pl.models.model_folder import check_place, replaced_whole, save_causal
+from rlaif_pl.models.model_folder import (
+    check_place,
+    name_rope_for_all,
+    replaced_whole,
+    save_causal,
+)
 from rlaif_pl.models.policy import BackboneOptions, for_role, load_policy
 from rlaif_pl.text import Template
 
@@ -70,3 +77,15 @@ def test_what_comes_while_a_model_is_written_stays(tmp_path):
 def test_a_file_is_no_place(tmp_path):
     with pytest.raises(ValueError, match="got a file; name a new folder"):
         check_place(fill(tmp_path, "out") / "out")
+
+
+@pytest.mark.parametrize("scaling", [{}, {"rope_type": "linear", "factor": 2.0}])
+def test_the_base_of_positions_is_written_for_old_and_new(tmp_path, scaling):
+    rope = {"rope_theta": 5e5, **(scaling or {"rope_type": "default"})}
+    path = tmp_path / "config.json"
+    path.write_text(json.dumps({"rope_parameters": rope}))
+    name_rope_for_all(path)
+    settings = json.loads(path.read_text())
+    assert settings["rope_theta"] == 5e5
+    assert settings.get("rope_scaling", {}) == scaling
+    assert settings["rope_parameters"] == rope

@@ -6,12 +6,7 @@ import pytest
 from tokenizers.processors import TemplateProcessing
 from transformers import AutoTokenizer
 
-from rlaif_pl.models.model_folder import (
-    name_rope_for_all,
-    portable,
-    save_tokenizer,
-    source_files,
-)
+from rlaif_pl.models.tokenizer_files import portable, save_tokenizer, source_files
 
 TEXTS = ["the cat <tool> sat</s>", "POST: <s>a dog"]
 AS_OLD = {
@@ -154,15 +149,3 @@ def test_a_folder_of_vocabulary_alone_is_written_whole(tokenizer, tmp_path):
     again = AutoTokenizer.from_pretrained(tmp_path / "out")
     assert again(TEXTS).input_ids == bare(TEXTS).input_ids
     assert again.eos_token == bare.eos_token
-
-
-@pytest.mark.parametrize("scaling", [{}, {"rope_type": "linear", "factor": 2.0}])
-def test_the_base_of_positions_is_written_for_old_and_new(tmp_path, scaling):
-    rope = {"rope_theta": 5e5, **(scaling or {"rope_type": "default"})}
-    path = tmp_path / "config.json"
-    path.write_text(json.dumps({"rope_parameters": rope}))
-    name_rope_for_all(path)
-    settings = json.loads(path.read_text())
-    assert settings["rope_theta"] == 5e5
-    assert settings.get("rope_scaling", {}) == scaling
-    assert settings["rope_parameters"] == rope

@@ -23,7 +23,7 @@ from rlaif_pl.labeling.backends.local_rows import Row
 from rlaif_pl.models.backbone import Backbone, BackboneOptions, fingerprint_of, load_backbone
 from rlaif_pl.models.device import resolve_device
 from rlaif_pl.models.model_info import ModelInfo
-from rlaif_pl.models.suited import output_head
+from rlaif_pl.models.prepare import output_head
 
 
 class LocalModel:
