@@ -20,7 +20,7 @@ from rlaif_pl.data.disk import replaced
 from rlaif_pl.text import parse_json, shown
 
 SUFFIXES = (".jsonl", ".json", ".jsonl.gz", ".json.gz", ".csv", ".csv.gz", ".parquet")
-UNREADABLE = (ArithmeticError, AttributeError, LookupError, OSError, TypeError, ValueError)
+READERS_RAISE = (ArithmeticError, AttributeError, LookupError, OSError, TypeError, ValueError)
 DAMAGED = (gzip.BadGzipFile, zlib.error, EOFError)  # what reading a damaged compressed file raises
 MARK = "\ufeff"  # byte order mark, once decoded
 LONGEST_CELL = 2**26  # characters; bounds what an open quote reads (the csv module's own is 2**17)
@@ -215,7 +215,7 @@ def undamaged(name: str, expected: str, do: str) -> Iterator[None]:
     """
     try:
         yield
-    except (pa.ArrowException, *UNREADABLE) as error:
+    except (pa.ArrowException, *READERS_RAISE) as error:
         is_of_system = isinstance(error, OSError) and error.errno is not None
         if is_of_system or name in str(error):
             raise

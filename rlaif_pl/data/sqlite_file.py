@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Self
 
-UNREADABLE = (zlib.error, UnicodeDecodeError, json.JSONDecodeError)  # of a cell that is damaged
+DAMAGED_CELL = (zlib.error, UnicodeDecodeError, json.JSONDecodeError)  # what reading one raises
 PATIENCE = 60.0  # seconds to wait for another process
 
 
@@ -76,7 +76,7 @@ class SqliteFile:
                 "can be written, the disk has room and no other program holds the file, or name "
                 f"another {layout.setting}"
             ) from error
-        except (sqlite3.DatabaseError, *UNREADABLE) as error:
+        except (sqlite3.DatabaseError, *DAMAGED_CELL) as error:
             raise ValueError(
                 f"expected {self.path} to be a {layout.kind}, got a file that cannot be read "
                 f"({error}); move it away (its rows are then made anew) or restore a copy"

@@ -11,7 +11,8 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_info
 from typing_extensions import override
 
 from rlaif_pl.data.failures import is_asked_again
-from rlaif_pl.data.label_store import LabelParts, LabelStore, Texts, texts_of, with_label
+from rlaif_pl.data.label_parts import LabelParts
+from rlaif_pl.data.label_store import LabelStore, Texts, texts_of, with_label
 from rlaif_pl.data.labeling_pass import unlabeled
 from rlaif_pl.data.metric_files import write_metrics
 from rlaif_pl.data.preferences import write_preferences

@@ -13,7 +13,8 @@ from rlaif_pl.data import metric_files as metrics
 from rlaif_pl.data.csv_rows import read_table
 from rlaif_pl.data.disk import naming, replace_end, replaced
 from rlaif_pl.data.label_export import soft_rows, write_parquet
-from rlaif_pl.data.label_store import LabelParts, LabelStore
+from rlaif_pl.data.label_parts import LabelParts
+from rlaif_pl.data.label_store import LabelStore
 from rlaif_pl.data.preferences import write_preferences
 from rlaif_pl.errors import explained
 from rlaif_pl.labeling.calls import GenerateRequest, Question, Response

@@ -3,7 +3,8 @@ from pathlib import Path
 
 import pytest
 
-from rlaif_pl.data.label_store import LabelParts, texts_of
+from rlaif_pl.data.label_parts import LabelParts
+from rlaif_pl.data.label_store import texts_of
 from rlaif_pl.types import Preference, Provenance
 
 PAIR = Preference("a\u2028post\n", "one", "other", "g", p_first=0.25, source="ai")
