@@ -1,10 +1,9 @@
-"""Check an experiment without running it: parse its configs, build what loads nothing, see its data."""
+"""Check a config without running it: parse it, and build of it what loads nothing."""
 
 from __future__ import annotations
 
 import inspect
-import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from copy import deepcopy
 from dataclasses import is_dataclass
 from functools import cache, partial
@@ -15,12 +14,11 @@ import torch
 from jsonargparse import ArgumentError, ArgumentParser, Namespace
 from jsonargparse._postponed_annotations import get_return_type
 from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
-from rich.console import Console
 from torch import nn
 from torch.optim import SGD, Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
-from rlaif_pl.cli.commands.parsers import FunctionParser, function_parser, has_key
+from rlaif_pl.cli.commands.parsers import FunctionParser, function_parser
 from rlaif_pl.cli.commands.refusals import Refusal, refusal
 from rlaif_pl.cli.commands.train import Parser, add_default_callbacks, refuse_sharding
 from rlaif_pl.cli.commands.values import function_at
@@ -28,12 +26,7 @@ from rlaif_pl.cli.main import FUNCTIONS, LIGHTNING, function_of
 from rlaif_pl.errors import explained
 from rlaif_pl.labeling.backends import EndpointBackend, LocalBackend
 from rlaif_pl.labeling.strategies.rubric import RubricLabeler
-from rlaif_pl.pipeline import load_experiment, run
-from rlaif_pl.pipeline.estimate import estimate, show_estimates
-from rlaif_pl.pipeline.experiment import Experiment, Stage
-from rlaif_pl.pipeline.plan import make_plan
-from rlaif_pl.pipeline.yaml_files import Value, flatten
-from rlaif_pl.recipes.studies.sources import located as located_pairs
+from rlaif_pl.pipeline.yaml_files import Value
 from rlaif_pl.training import PreferenceDataModule
 
 # Options of the commands themselves.
@@ -41,14 +34,6 @@ OUTER = ("ckpt_path", "peer_timeout", "return_predictions", "verbose", "weights_
 _cached_parser = cache(function_parser)
 LOADING = (nn.Module, Trainer, LightningDataModule)  # ours whose constructors load weights or data
 OF_LIBRARIES = (Callback, Optimizer, LRScheduler)  # what is built of torch and lightning
-
-# Keys of what stages read: data sets, and files that earlier stages make.
-INPUTS = {
-    *("data", "preferences", "prompts", "demonstrations", "validation", "final", "helpful"),
-    *("pairs", "gold", "harmless_gold", "helpful_gold", "fit_temperature_on", "ai_labeled"),
-    *("human", "ai", "votes", "samples", "revisions", "rows", "metrics", "references"),
-}
-ENDINGS = (".jsonl", ".json", ".csv", ".tsv", ".parquet", ".jsonl.gz", ".csv.gz")
 
 
 class Unbuilt:
@@ -201,98 +186,3 @@ def lightning_parser() -> Parser:
     parser.add_lightning_class_args(PreferenceDataModule, "data")
     add_default_callbacks(parser)
     return parser
-
-
-def dry_run(
-    file: Path,
-    out: Path | None = None,
-    force: Sequence[str] = (),
-    seed: int | None = None,
-    device: str | None = None,
-) -> int:
-    """``--dry_run``: plan, check and estimate an experiment; downloads, loads and changes nothing.
-
-    Returns:
-        0, or 1 where the config of a stage is wrong.
-    """
-    status = run(file, out, force, seed, dry_run=True, device=device)
-    experiment = load_experiment(file, out, seed, device)
-    check = ConfigCheck()
-    problems = {}
-    for stage in experiment.stages:
-        if refused := check.refused(stage.command, experiment.placed(stage)):
-            problems[stage.name] = located(experiment, stage, refused)
-    expect, stages = estimate(experiment)
-    console = Console(width=max(160, Console().width))
-    show_estimates(console, expect, stages)
-    built = f"{check.built} parts built" if check.built else "nothing to build without downloads"
-    if not problems:
-        console.print(f"configs of {len(experiment.stages)} stages parse; {built}", highlight=False)
-        return status
-    for name, problem in problems.items():
-        sys.stderr.write(f"stage {name}: {problem}\n")
-    return 1
-
-
-def stage_check(
-    file: Path, out: Path | None = None, force: Sequence[str] = (), seed: int | None = None
-) -> int:
-    """``--check``: every stage that is not finished: its config, its data, the servers that it asks.
-
-    Servers of the first stage must be there; those of later ones may be started by then (a labeler and
-    the training may take turns on the GPUs), so that they are missing is said and no more.
-
-    Returns:
-        0, or 1 where a stage could not run; standard error says which and why.
-    """
-    experiment = load_experiment(file, out, seed)
-    stages = [plan.stage for plan in make_plan(experiment, force) if plan.action != "skip"]
-    check, found = ConfigCheck(), 0
-    for stage in stages:
-        content = experiment.resolve(stage)
-        refused = check.refused(stage.command, content)
-        problem = located(experiment, stage, refused) if refused else None
-        problem = problem or absent_data(experiment, stage, content)
-        silent = check.unreachable()
-        if problem is None and silent is not None and stage is not stages[0]:
-            sys.stderr.write(f"warning: stage {stage.name}: {silent} before this stage\n")
-        elif problem := problem or silent:
-            found += 1
-            sys.stderr.write(f"stage {stage.name}: {problem}\n")
-    if found:
-        sys.stderr.write(
-            f"error: {found} of {len(stages)} stages could not run, so none was started; mend the "
-            "above, or go ahead with --no_check\n"
-        )
-    return 1 if found else 0
-
-
-def located(experiment: Experiment, stage: Stage, refused: Refusal) -> str:
-    """Return what is wrong with a stage's config, with the file that says so where one key does."""
-    last = refused.key.rpartition(".")[2]
-    if not last:
-        return refused.said()
-    is_set = stage.config is None or has_key(dict(stage.overrides), last)
-    file = experiment.file if is_set else stage.config
-    return f"{refused.said()} (in {file})"
-
-
-def absent_data(experiment: Experiment, stage: Stage, content: Mapping[str, Value]) -> str | None:
-    """Name a data file of a stage that is neither there nor below the run folder; None if all are."""
-    for key, value in flatten(dict(content)).items():
-        *above, last = key.split(".")
-        is_data = isinstance(value, str) and value.endswith(ENDINGS) and last != "create_with"
-        if not is_data or not INPUTS & {*above, last} or "://" in str(value):
-            continue
-        path = Path(str(value)).expanduser()
-        if path.absolute().is_relative_to(experiment.out.absolute()) or path.exists():
-            continue
-        told = f"expected a data file at {value}, found none; check the name"
-        if stage.command == "study pairs":  # looks in another folder, too
-            try:
-                path = Path(located_pairs(str(value)).name)
-            except FileNotFoundError as error:
-                told = str(error)
-        if not path.exists():
-            return f"{key}: {told}"
-    return None

@@ -53,10 +53,14 @@ def run_experiment(args: list[str]) -> int:
         )
     file = find_config(given.file)
     of_run = (file, given.out, given.force, given.seed)
-    if given.check or given.dry_run:
-        from rlaif_pl.cli.commands.config_check import dry_run, stage_check
+    if given.check:
+        from rlaif_pl.cli.commands.stage_check import stage_check
 
-        return stage_check(*of_run) if given.check else dry_run(*of_run, given.device)
+        return stage_check(*of_run)
+    if given.dry_run:
+        from rlaif_pl.cli.commands.dry_run import dry_run
+
+        return dry_run(*of_run, given.device)
     if given.node_rank == 0:  # the others do as it says
         plans = make_plan(load_experiment(file, given.out, given.seed, given.device), given.force)
         if not given.no_check and any(plan.action != "skip" for plan in plans):

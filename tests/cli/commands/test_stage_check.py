@@ -10,7 +10,7 @@ from lightning.pytorch import LightningDataModule, LightningModule
 from rlaif_pl import training
 from rlaif_pl.cli import main as cli
 from rlaif_pl.cli.commands import run
-from rlaif_pl.cli.commands.config_check import INPUTS
+from rlaif_pl.cli.commands.stage_check import INPUTS
 
 DATA = re.compile(r"\b(DataSource|Data|Pairs)\b")  # in an annotation, which is text
 NOBODY = "http://127.0.0.1:9/v1"
