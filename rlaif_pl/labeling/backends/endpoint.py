@@ -13,9 +13,9 @@ from typing import Any
 from rlaif_pl.data.failures import is_of_server, is_transient
 from rlaif_pl.errors import at_least, one_of
 from rlaif_pl.labeling.backends.endpoint_calls import Caller
+from rlaif_pl.labeling.backends.endpoint_choose import VerdictTokens
 from rlaif_pl.labeling.backends.endpoint_errors import EndpointError
 from rlaif_pl.labeling.backends.endpoint_http import Learned, Retries, openai_package
-from rlaif_pl.labeling.backends.endpoint_logprobs import VerdictTokens
 from rlaif_pl.labeling.backends.endpoint_request import Api, ChatOpening, ServerFeatures
 from rlaif_pl.labeling.calls import Call, Response
 from rlaif_pl.labeling.usage.spending import Price, price_of

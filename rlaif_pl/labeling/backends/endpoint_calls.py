@@ -8,11 +8,11 @@ from contextlib import suppress
 from dataclasses import replace
 
 from rlaif_pl.data.failures import is_of_server
-from rlaif_pl.labeling.backends import endpoint_logprobs as echo
+from rlaif_pl.labeling.backends import endpoint_echo as echo
 from rlaif_pl.labeling.backends.endpoint_body import Completion, Table
+from rlaif_pl.labeling.backends.endpoint_choose import choose, split_by
 from rlaif_pl.labeling.backends.endpoint_errors import EndpointError, split_option
 from rlaif_pl.labeling.backends.endpoint_http import FailedRequest, Sender, Tally
-from rlaif_pl.labeling.backends.endpoint_logprobs import choose, split_by
 from rlaif_pl.labeling.backends.endpoint_request import STRUCTURED, Request, is_chat, is_strict
 from rlaif_pl.labeling.calls import (
     Call,

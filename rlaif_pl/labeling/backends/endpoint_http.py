@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any
 from rlaif_pl.errors import above, at_least
 from rlaif_pl.labeling.backends import endpoint_errors as said
 from rlaif_pl.labeling.backends.endpoint_body import Completion, parse_body
+from rlaif_pl.labeling.backends.endpoint_choose import VerdictTokens
 from rlaif_pl.labeling.backends.endpoint_errors import BodyError, EndpointError, reason_of
-from rlaif_pl.labeling.backends.endpoint_logprobs import VerdictTokens
 from rlaif_pl.labeling.backends.endpoint_request import Request, refused_fields
 from rlaif_pl.labeling.calls import Response
 from rlaif_pl.labeling.usage.spending import Price

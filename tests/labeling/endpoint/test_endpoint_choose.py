@@ -5,7 +5,7 @@ import math
 
 import pytest
 
-from rlaif_pl.labeling.backends.endpoint_logprobs import choose, split_by
+from rlaif_pl.labeling.backends.endpoint_choose import choose, split_by
 
 
 def chosen(options, tables, **settings):

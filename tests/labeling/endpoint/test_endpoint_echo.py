@@ -6,8 +6,7 @@ import pytest
 import torch
 
 from rlaif_pl.labeling.backends.endpoint_body import Completion
-from rlaif_pl.labeling.backends.endpoint_errors import EndpointError
-from rlaif_pl.labeling.backends.endpoint_logprobs import (
+from rlaif_pl.labeling.backends.endpoint_echo import (
     KNOWN_TEXT,
     EchoError,
     find_shift,
@@ -15,6 +14,7 @@ from rlaif_pl.labeling.backends.endpoint_logprobs import (
     starts_of,
     target_logprobs,
 )
+from rlaif_pl.labeling.backends.endpoint_errors import EndpointError
 from rlaif_pl.labeling.calls import ChoiceRequest, LoglikelihoodRequest, Question
 
 
