@@ -41,8 +41,8 @@ GPU_TESTS = (
     "tests/engine",
     "tests/devices",
     "tests/models/test_encoding.py",
-    "tests/labeling/test_local.py",
-    "tests/labeling/test_local_backend.py",
+    "tests/labeling/backends/test_local_model.py",
+    "tests/labeling/backends/test_local.py",
     "tests/training/test_devices.py",
 )
 # By name, the options of each run.
