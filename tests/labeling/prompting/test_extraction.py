@@ -1,8 +1,9 @@
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from rlaif_pl.labeling.prompting.extraction import continued_verdict, extract_verdict
+from rlaif_pl.labeling.thinking import answer_of
 
 BETTER = [
     # the whole answer is a name
@@ -141,12 +142,18 @@ def test_verdicts_on_the_more_harmful_response(text, verdict):
 
 
 @given(st.text(max_size=60))
+@example("<THINK>")  # found by chance: thoughts are no answer, whatever is in them
+@example("</THINK>")
+@example("<think>Summary 1</think>")
 def test_any_text_gives_one_verdict(text):
     kinds = {"first", "second", "tie", "both", "neither", "refused", "malformed", "empty"}
-    assert extract_verdict(text) in kinds
-    assert (extract_verdict(text) == "empty") == (
-        not text.translate(str.maketrans("", "", '*_`#>"“”')).strip()
-    )
+    answer, verdict = answer_of(text), extract_verdict(text)
+    if answer is None:
+        assert verdict == "unclosed_thought"
+        return
+    assert verdict in kinds
+    said = answer.translate(str.maketrans("", "", '*_`#>"“”')).strip()
+    assert (verdict == "empty") == (not said)
 
 
 @pytest.mark.parametrize(
