@@ -59,5 +59,5 @@ class Recorder:
         """Answer through the back end."""
         for call in calls:
             if isinstance(call, ChoiceRequest):
-                self.rows += self.backend.encoder.choose(call)
+                self.rows += self.backend.encoder.rows(call)
         self.backend.answer(calls, done)
