@@ -244,7 +244,7 @@ def cost(backend: LocalBackend, rows: Sequence[Row]) -> tuple[int, float]:
     tokens, keys = 0, 0
     while nodes:
         tokens += sum(len(node.ids) for node in nodes)
-        keys += sum(sum(range(node.start + 1, node.stop + 1)) for node in nodes)
+        keys += sum(sum(range(node.start + 1, node.start + len(node.ids) + 1)) for node in nodes)
         nodes = [child for node in nodes for child in node.children]
     head = 2 * config.hidden_size * config.vocab_size * len(set(owners))
     return tokens, float(per_token * tokens + per_key * keys + head)
