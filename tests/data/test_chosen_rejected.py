@@ -1,7 +1,6 @@
 """HH dialogues and TRL columns: prompt found, sides balanced."""
 
 import gzip
-import json
 
 import pytest
 
@@ -12,16 +11,6 @@ from rlaif_pl.data.sources.messages import DIFFERS
 from rlaif_pl.types import Preference
 
 HEAD = "\n\nHuman: Hi\n\nAssistant: Yes?\n\nHuman: Why?\n\nAssistant:"
-
-
-@pytest.fixture
-def write(tmp_path):
-    def write(*rows):
-        path = tmp_path / "rows.jsonl"
-        path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-        return str(path)
-
-    return write
 
 
 def better(pair):

@@ -1,7 +1,6 @@
 """Any table by column names."""
 
 import gzip
-import json
 import math
 
 import pytest
@@ -10,16 +9,6 @@ from rlaif_pl.data.records import group_of
 from rlaif_pl.data.sources import DataSource, load_preferences, load_prompts
 
 THEIRS = {"prompt": "question", "first": "a", "second": "b", "label": "winner", "group": "qid"}
-
-
-@pytest.fixture
-def write(tmp_path):
-    def write(*rows):
-        path = tmp_path / "rows.jsonl"
-        path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-        return str(path)
-
-    return write
 
 
 def row(winner, **more):

@@ -40,16 +40,6 @@ def exchange(chosen, rejected, **more):
     return read_exchange(row, "prompt", ("chosen", "rejected"))
 
 
-@pytest.fixture
-def write(tmp_path):
-    def write(*rows):
-        path = tmp_path / "rows.jsonl"
-        path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-        return str(path)
-
-    return write
-
-
 @pytest.mark.parametrize(
     ("prompt", "before", "text"),
     [

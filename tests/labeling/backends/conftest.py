@@ -262,3 +262,21 @@ def known_masses():
 def faults():
     """Return the maker of faults."""
     return Faults
+
+
+@pytest.fixture
+def refusing(serve):
+    """Return a starter of servers that refuse requests for which ``why`` gives a sentence."""
+
+    def start(why):
+        server = serve()
+        arrive = server.arrive
+
+        def judged(body):
+            fault, sentence = arrive(body), why(body)
+            return fault if sentence is None else (400, sentence)
+
+        server.arrive = judged
+        return server
+
+    return start

@@ -57,24 +57,6 @@ def in_body(code, message):
     return {"choices": None, "usage": None, "error": {"code": code, "message": message}}
 
 
-@pytest.fixture
-def refusing(serve):
-    """Return a starter of servers that refuse requests for which ``why`` gives a sentence."""
-
-    def start(why):
-        server = serve()
-        arrive = server.arrive
-
-        def judged(body):
-            fault, sentence = arrive(body), why(body)
-            return fault if sentence is None else (400, sentence)
-
-        server.arrive = judged
-        return server
-
-    return start
-
-
 def test_a_setting_that_is_refused_stops_the_job_with_the_servers_sentence(refusing, endpoint):
     server = refusing(lambda body: UNSUPPORTED if "max_tokens" in body else None)
     heard = []

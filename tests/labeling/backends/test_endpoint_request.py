@@ -26,18 +26,6 @@ def texts(count, decoding=DRAWN):
     return [GenerateRequest(Question(f"why, {n}?"), decoding) for n in range(count)]
 
 
-def refusing(server, why):
-    """Have a server refuse requests for which ``why`` gives a sentence."""
-    arrive = server.arrive
-
-    def judged(body):
-        fault, sentence = arrive(body), why(body)
-        return fault if sentence is None else (400, sentence)
-
-    server.arrive = judged
-    return server
-
-
 def test_neutral_settings_and_a_seed_within_its_range_are_sent(serve, endpoint):
     server = serve()
     backend = endpoint(server, concurrency=1)
@@ -63,9 +51,9 @@ def test_settings_of_ones_own_hold_and_none_are_sent_where_told(serve, endpoint)
 
 
 @pytest.mark.parametrize("field", ["min_p", "seed"])
-def test_a_field_that_is_refused_is_left_out_from_then_on(serve, endpoint, field):
+def test_a_field_that_is_refused_is_left_out_from_then_on(refusing, endpoint, field):
     why = f"Unrecognized request argument supplied: {field}"
-    server = refusing(serve(), lambda body: why if field in body else None)
+    server = refusing(lambda body: why if field in body else None)
     backend = endpoint(server, concurrency=1)
     with pytest.warns(UserWarning, match=f"does not take {field}") as said:
         replies = asked(backend, texts(5))
@@ -76,16 +64,16 @@ def test_a_field_that_is_refused_is_left_out_from_then_on(serve, endpoint, field
     assert all("top_p" in body for body in server.record.requests)
 
 
-def test_a_seed_that_must_be_sent_is_not_left_out(serve, endpoint):
-    server = refusing(serve(), lambda body: "no seed here" if "seed" in body else None)
+def test_a_seed_that_must_be_sent_is_not_left_out(refusing, endpoint):
+    server = refusing(lambda body: "no seed here" if "seed" in body else None)
     backend = endpoint(server, supports_seed=True)
     with pytest.warns(UserWarning, match="no seed"), pytest.raises(EndpointError, match="no seed"):
         asked(backend, texts(9))
 
 
-def test_another_value_is_tried_before_a_setting_is_left_out(serve, endpoint):
+def test_another_value_is_tried_before_a_setting_is_left_out(refusing, endpoint):
     why = "top_k: Input should be greater than or equal to 0"
-    server = refusing(serve(), lambda body: why if body["top_k"] < 0 else None)
+    server = refusing(lambda body: why if body["top_k"] < 0 else None)
     (reply,) = asked(endpoint(server), texts(1))  # no warning: nothing was left out
     assert reply.failure is None
     assert [body["top_k"] for body in server.record.requests] == [-1, 0]

@@ -74,18 +74,11 @@ def test_labels_follow_from_scores_and_temperature(folders, pairs):
 
 @pytest.mark.parametrize("batch_tokens", [1, 4096])
 @pytest.mark.parametrize("name", ["llama", "mistral"])
-def test_pmi_adds_what_the_prompt_does_for_the_response(folders, pairs, name, batch_tokens):
+def test_pmi_adds_what_the_prompt_does_for_the_response(
+    folders, pairs, name, batch_tokens, plain_logprobs
+):
     # Both responses of a prompt, and another prompt's: contexts shared by two rows and by one.
-    def mean_logprob(context, target):
-        tokenizer = AutoTokenizer.from_pretrained(folders[name])
-        model = AutoModelForCausalLM.from_pretrained(folders[name]).eval()
-        before = tokenizer(context).input_ids
-        after = tokenizer(target, add_special_tokens=False).input_ids
-        with torch.no_grad():
-            table = model(torch.tensor([before + after])).logits[0].log_softmax(-1)
-        rows = torch.arange(len(before) - 1, len(before) + len(after) - 1)
-        return table[rows, torch.tensor(after)].mean().item()
-
+    mean_logprob = plain_logprobs(folders[name])
     prompts = [pairs[0].prompt, pairs[0].prompt, pairs[1].prompt]
     responses = [pairs[0].first, pairs[0].second, pairs[1].first]
     expected = [

@@ -90,21 +90,11 @@ def test_terms_without_calls_ask_nothing_and_swap():
     assert one.provenance.failure is None
 
 
-def test_a_mixed_sum_equals_a_plain_loop(folders, pairs):
+def test_a_mixed_sum_equals_a_plain_loop(folders, pairs, plain_logprobs):
     weights = {"reconstruction": 2.0, "likelihood": 0.4, "pmi": 0.3, "shared_words": 0.7}
     terms = [WeightedTerm(kind, weight) for kind, weight in weights.items()]
     labeler = LikelihoodLabeler(folders["llama"], terms=terms)
-    model = AutoModelForCausalLM.from_pretrained(folders["llama"], dtype=torch.float32).eval()
-    tokenizer = AutoTokenizer.from_pretrained(folders["llama"])
-
-    def mean_logprob(context, target):
-        before = tokenizer(context).input_ids
-        after = tokenizer(target, add_special_tokens=False).input_ids
-        with torch.no_grad():
-            table = model(torch.tensor([before + after])).logits[0].log_softmax(-1)
-        rows = torch.arange(len(before) - 1, len(before) + len(after) - 1)
-        return table[rows, torch.tensor(after)].mean().item()
-
+    mean_logprob = plain_logprobs(folders["llama"])
     expected = []
     for pair in pairs:
         prompt, response = pair.prompt.strip(), pair.first.strip()
