@@ -97,8 +97,6 @@ class ModelLabeler(ABC):
 
     strategy: str
     """Name of the strategy, as written into labels."""
-    prompt_version: str
-    """Version of the prompt and of every setting of the strategy that can change a label."""
 
     def __init__(
         self,
@@ -120,6 +118,11 @@ class ModelLabeler(ABC):
         self.hard, self.clamp = read.hard, read.limits()
         self.thinking, self.chat = thinking, chat
         self.asker = CachedClient(self.backend, min_option_mass=read.min_option_mass)
+
+    @property
+    @abstractmethod
+    def prompt_version(self) -> str:
+        """Version of the prompt and of every setting of the strategy that can change a label."""
 
     @abstractmethod
     def judge(self, pairs: Sequence[Preference], ask: Ask) -> list[Judgment]:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import partial
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
+from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor
 from torchmetrics import MeanMetric
 from torchmetrics.classification import BinaryAccuracy
@@ -29,8 +30,13 @@ class PairsModule(TrainableModule):
     prefix: ClassVar[str]  # of the names of what is logged
     close_cut: ClassVar[bool] = True  # whether a response that is cut ends in EOS
 
-    def __init__(self, *options: Any) -> None:
-        super().__init__(*options)
+    def __init__(
+        self,
+        optimizer: OptimizerCallable,
+        scheduler: LRSchedulerCallable,
+        micro_batch_tokens: int | None = None,
+    ) -> None:
+        super().__init__(optimizer, scheduler, micro_batch_tokens)
         self.val_loss = MeanMetric()
         self.val_accuracy = BinaryAccuracy(ignore_index=IGNORED)
 

@@ -67,8 +67,12 @@ class EnsembleLabeler:
         self.on_failure = on_failure
         self.temperature = outcome.checked_temperature(temperature)
         self.left_out: Counter[str] = Counter()
+
+    @property
+    def prompt_version(self) -> str:
+        """Shares of the members, and what becomes of a pair that one of them leaves out."""
         shares = ":".join(f"{weight:.6g}" for weight in self.weights)
-        self.prompt_version = f"weights={shares}+{on_failure}"
+        return f"weights={shares}+{self.on_failure}"
 
     @property
     def fingerprint(self) -> str:

@@ -90,7 +90,7 @@ class LikelihoodLabeler(ScoringLabeler):
         return [(term.weight, self._build(term.kind, frame=frame)) for term in self._weighted]
 
     @property
-    def prompt_version(self) -> str:  # type: ignore[override]
+    def prompt_version(self) -> str:
         """Terms of the score with their weights, and where prompts are cut."""
         names = [
             term.version if weight == 1.0 else f"{weight!r}*{term.version}"

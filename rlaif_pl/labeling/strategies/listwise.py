@@ -76,10 +76,13 @@ class ListwiseLabeler(ModelLabeler):
         self.file = load_prompt(prompt, SEVERAL)
         self.max_responses, self.shuffles, self.seed = max_responses, shuffles, seed
         self.decoding = Decoding(max_answer_tokens, stop=("\n\n",))
-        self.prompt_version = (
-            f"{self.file.version}+{RULES}+k={max_responses},n={shuffles},seed={seed},"
-            f"max={max_answer_tokens}" + "+chat" * chat_template
-        )
+
+    @property
+    def prompt_version(self) -> str:
+        """See ``ModelLabeler``."""
+        lists = f"k={self.max_responses},n={self.shuffles},seed={self.seed}"
+        asked = f"{self.file.version}+{RULES}+{lists},max={self.decoding.max_tokens}"
+        return asked + "+chat" * self.chat
 
     def judge(self, pairs: Sequence[Preference], ask: Ask) -> list[Judgment]:
         """Judge pairs in order by the rankings of their lists."""

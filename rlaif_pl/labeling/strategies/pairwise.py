@@ -41,8 +41,12 @@ class VerdictLabeler(ModelLabeler):
         """Set how to ask; rationales are drawn greedily where ``cot`` is true."""
         self.layout = layout
         self.cot = ChainOfThought() if cot is True else cot or None
+
+    @property
+    def prompt_version(self) -> str:
+        """See ``ModelLabeler``."""
         drawn = f"+{self.cot.version}" if self.cot else ""
-        self.prompt_version = layout.version + drawn + outcome.label_version(self.hard, self.clamp)
+        return self.layout.version + drawn + outcome.label_version(self.hard, self.clamp)
 
     def judge(self, pairs: Sequence[Preference], ask: Ask) -> list[Judgment]:
         """Judge pairs in order by both orders' verdicts."""
@@ -170,12 +174,16 @@ class ConstitutionLabeler(VerdictLabeler):
     ) -> None:
         super().__init__(backend, temperature, verdict, chat=chat_template)
         self.clamp = verdict.limits(COT_CLAMP if cot else None)
-        self.principles, version = load_principles(principles)
+        self.principles, self.principles_version = load_principles(principles)
         self.seed = seed
         shown = load_exemplars(exemplars, shots, bool(cot))
         file = load_prompt(prompt, PRINCIPLED)
         self.lay_out(Layout(file, shown, shots, bool(cot), chat_template, self.principle), cot)
-        self.prompt_version += f"+{version},seed={seed}"
+
+    @property
+    def prompt_version(self) -> str:
+        """See ``ModelLabeler``."""
+        return f"{super().prompt_version}+{self.principles_version},seed={self.seed}"
 
     def principle(self, prompt: str, first: str, second: str) -> str:
         """Draw the principle of a pair: decided by the seed and the texts, not by their order."""
@@ -237,7 +245,11 @@ class FreeFormLabeler(ModelLabeler):
         self.layout = Layout(file, shown, shots, False, chat_template)
         # an answer may well begin with the ending
         self.decoding = Decoding(max_answer_tokens, stop=self.layout.stops[1:])
-        self.prompt_version = f"{self.layout.version}+{RULES}+max={max_answer_tokens}"
+
+    @property
+    def prompt_version(self) -> str:
+        """See ``ModelLabeler``."""
+        return f"{self.layout.version}+{RULES}+max={self.decoding.max_tokens}"
 
     def judge(self, pairs: Sequence[Preference], ask: Ask) -> list[Judgment]:
         """Judge pairs in order by what is written in both orders."""

@@ -145,14 +145,18 @@ class RubricLabeler(ScoringLabeler):
             )
         self.criteria, version = load_criteria(criteria or f"criteria-{task}-1")
         self.rows: Mapping[str, PromptRubric] = {}
-        self._has_warned, versions = False, [version]
+        self._has_warned, self._versions = False, [version]
         if rows is not None:
             self.rows, version = load_rows(rows)
-            versions.append(version)
+            self._versions.append(version)
         if any(row.reference for row in self.rows.values()):
             self.file.part("reference", "references")
-        self.prompt_version = "+".join([self.file.version, *versions]) + "+chat" * chat_template
-        self.prompt_version += outcome.label_version(self.hard, self.clamp)
+
+    @property
+    def prompt_version(self) -> str:
+        """See ``ModelLabeler``."""
+        asked = "+".join([self.file.version, *self._versions]) + "+chat" * self.chat
+        return asked + outcome.label_version(self.hard, self.clamp)
 
     def rubric_of(self, prompt: str) -> tuple[Criterion, ...]:
         """Return the criteria for a prompt: its own, or the task's."""

@@ -91,8 +91,12 @@ class ScoreLabeler(ScoringLabeler):
         grades = [(place - middle) / middle for place in range(len(self.file.options))]
         # mapped evenly to [-1, 1]: of ten, grade g becomes (g - 5.5) / 4.5
         self.grades = grades[::-1] if self.file.asks_worse else grades
-        self.prompt_version = self.file.version + "+chat" * chat_template
-        self.prompt_version += outcome.label_version(self.hard, self.clamp)
+
+    @property
+    def prompt_version(self) -> str:
+        """See ``ModelLabeler``."""
+        read = outcome.label_version(self.hard, self.clamp)
+        return self.file.version + "+chat" * self.chat + read
 
     def details(self, prompts: Texts, responses: Texts, ask: Ask | None = None) -> list[Judgment]:
         """Return scores in [-1, 1]; see ``ScoringLabeler``."""

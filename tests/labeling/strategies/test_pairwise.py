@@ -7,7 +7,9 @@ from scipy.special import expit
 from rlaif_pl.labeling.calls import Backend, ChoiceRequest, GenerateRequest, Response
 from rlaif_pl.labeling.outcome import VerdictOptions
 from rlaif_pl.labeling.prompting.verdicts import ChainOfThought
-from rlaif_pl.labeling.strategies.pairwise import PairwiseLabeler
+from rlaif_pl.labeling.strategies.pairwise import ConstitutionLabeler, PairwiseLabeler
+from rlaif_pl.labeling.strategies.rubric import RubricLabeler
+from rlaif_pl.labeling.strategies.scoring import ScoreLabeler
 from rlaif_pl.types import Labeler, Preference
 
 PAIR = Preference("It rained all day.", "Rain all day.", "It was dry.", "g")
@@ -185,6 +187,18 @@ def test_the_default_reading_is_named_in_no_version(hashed):
     clamped = PairwiseLabeler(hashed(), verdict=VerdictOptions(hard=True, clamp=(0.4, 0.6)))
     assert clamped.prompt_version == "summarization-detailed-1+hard+clamp=0.4:0.6"
     assert plain.fingerprint.endswith(";temperature=1.0;min_option_mass=0.005")
+
+
+@pytest.mark.parametrize(
+    "kind", [PairwiseLabeler, ConstitutionLabeler, ScoreLabeler, RubricLabeler]
+)
+def test_a_setting_that_is_changed_later_changes_the_version(hashed, kind):
+    changed, built = kind(hashed()), kind(hashed(), verdict=VerdictOptions(hard=True))
+    before = changed.fingerprint  # else a store would take hard labels for soft ones
+    changed.hard = True
+    assert changed.fingerprint == built.fingerprint != before
+    (label,) = changed.label([PAIR])
+    assert label.provenance.prompt_version == built.prompt_version
 
 
 def test_the_version_names_every_part(hashed):
