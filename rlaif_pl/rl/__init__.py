@@ -2,13 +2,6 @@
 
 from rlaif_pl.rl.function_reward import WeightedRewards
 from rlaif_pl.rl.generate import GenerationBackend, LocalGenerator
-from rlaif_pl.rl.rules import shared_4grams
 from rlaif_pl.rl.vllm.generator import VLLMGenerator
 
-__all__ = [
-    "GenerationBackend",
-    "LocalGenerator",
-    "VLLMGenerator",
-    "WeightedRewards",
-    "shared_4grams",
-]
+__all__ = ["GenerationBackend", "LocalGenerator", "VLLMGenerator", "WeightedRewards"]
