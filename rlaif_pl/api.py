@@ -21,6 +21,7 @@ from rlaif_pl.rl.generate import GenerationBackend, pairs_of
 from rlaif_pl.rl.generate import generate as sample_all
 from rlaif_pl.rl.kl import kl_by_prompt
 from rlaif_pl.rl.reward_columns import check_columns
+from rlaif_pl.rl.splicing import spliced_pairs
 from rlaif_pl.statistics import Estimator
 from rlaif_pl.types import Labeler, Preference, Prompt
 
@@ -45,13 +46,16 @@ class Samples:
     tokens: list[list[list[int]]]
     author: str
 
-    def pairs(self) -> list[Preference]:
+    def pairs(self, spliced: int = 0, seed: int = 0) -> list[Preference]:
         """Pair the first response to a prompt with the second, the third with the fourth, and so on.
 
-        Pairs are unlabeled; equal and empty responses make none.
+        Pairs are unlabeled; equal and empty responses make none. Behind them stand ``spliced`` more a
+        prompt, chosen by ``seed``, of a response and itself with the end of a response to another
+        prompt (see ``rl.splicing.spliced_pairs``).
 
         Raises:
-            ValueError: There is an odd number of responses a prompt, or no pair is left.
+            ValueError: There is an odd number of responses a prompt, fewer than ``spliced``, or no pair
+                is left.
         """
         if any(len(texts) % 2 for texts in self.texts):
             raise ValueError(
@@ -66,7 +70,7 @@ class Samples:
                 "the same as the other one; raise sampling.temperature or sampling.max_new_tokens, or "
                 "look at the policy"
             )
-        return pairs
+        return pairs + spliced_pairs(self.prompts, self.texts, self.author, spliced, seed)
 
 
 def generate(

@@ -184,7 +184,7 @@ class Inputs:
         if count is None and command == "label":
             count = self.rows(made.get("pairs"))
         elif count is None and command == "sample" and (prompts := self.rows(made.get("prompts"))):
-            count = prompts * number_at(made, "sampling.n", 2) / 2
+            count = prompts * (number_at(made, "sampling.n", 2) / 2 + number_at(made, "spliced", 0))
         if count is None:
             return float(limit) if isinstance(limit, int) else None
         part = given.get("part")

@@ -58,3 +58,30 @@ def test_counts_below_one_are_refused(name, command, tiny_model_folder, data_fil
 def test_an_odd_number_makes_no_pairs(command, tiny_model_folder, data_files, capsys):
     command("sample", *options(tiny_model_folder, data_files, "--sampling.n=3"), status=1)
     assert "expected an even sampling.n" in capsys.readouterr().err
+
+
+def test_spliced_pairs_stand_behind_the_sampled_ones(command, out, tiny_model_folder, data_files):
+    sampled = command("sample", *options(tiny_model_folder, data_files))
+    alone = list(load_preferences(str(out / "pairs.jsonl")).rows)
+    words = options(tiny_model_folder, data_files, "--spliced=1")
+    metrics = command("sample", *words)
+    rows = list(load_preferences(str(out / "pairs.jsonl")).rows)
+    assert sampled["sample/spliced"] == 0
+    assert metrics["sample/spliced"] > 0
+    assert rows[: len(alone)] == alone
+    assert len(rows) == metrics["sample/pairs"] + metrics["sample/spliced"]
+    for row in rows[len(alone) :]:
+        assert sorted(
+            str(name).endswith(" spliced")
+            for name in (row.provenance.first_policy, row.provenance.second_policy)
+        ) == [False, True]
+
+
+def test_spliced_is_refused_before_anything_is_sampled(
+    command, tiny_model_folder, data_files, capsys
+):
+    command("sample", *options(tiny_model_folder, data_files, "--spliced=3"), status=1)
+    assert "expected spliced of 0 to 2" in capsys.readouterr().err
+    words = options(tiny_model_folder, data_files, "--spliced=1", "--prompts.limit=1")
+    command("sample", *words, status=1)
+    assert "expected two prompts or more" in capsys.readouterr().err
