@@ -88,3 +88,23 @@ def test_the_default_is_printed_with_its_rates_and_each_can_be_changed(capsys, w
     assert optimizer["class_path"] == "rlaif_pl.training.FineTuningAdamW"
     assert (optimizer["init_args"]["lr"], optimizer["init_args"]["adapter_lr"]) == (lr, 2e-4)
     assert printed["scheduler"]["class_path"] == "rlaif_pl.training.ConstantWithWarmup"
+
+
+def test_another_optimizer_has_the_defaults_of_its_own_class(capsys):
+    words = ["fit", "--model=rlaif_pl.training.SFTModule", "--model.optimizer=torch.optim.AdamW"]
+    with pytest.raises(SystemExit):
+        cli.main([*words, "--model.optimizer.lr=3e-5", "--print_config"])
+    printed = yaml.safe_load(capsys.readouterr().out)["model"]["init_args"]["optimizer"]
+    assert printed["class_path"] == "torch.optim.AdamW"
+    assert (printed["init_args"]["lr"], printed["init_args"]["weight_decay"]) == (3e-5, 0.01)
+
+
+def test_what_is_called_alike_and_means_another_thing_is_not_handed_on(capsys, tmp_path):
+    settings = {"lr": 1e-3, "scale_parameter": False, "relative_step": False}
+    optimizer = {"class_path": "transformers.Adafactor", "init_args": settings}
+    model = {"class_path": "rlaif_pl.training.SFTModule", "init_args": {"optimizer": optimizer}}
+    (tmp_path / "fit.yaml").write_text(yaml.safe_dump({"model": model}))
+    with pytest.raises(SystemExit):
+        cli.main(["fit", f"--config={tmp_path / 'fit.yaml'}", "--print_config"])
+    printed = yaml.safe_load(capsys.readouterr().out)["model"]["init_args"]["optimizer"]
+    assert printed["init_args"]["eps"] == [1e-30, 1e-3]

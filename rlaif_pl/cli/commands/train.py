@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from jsonargparse import Namespace
+from jsonargparse import Namespace, _typehints
 from jsonargparse._util import import_object
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
@@ -47,8 +47,26 @@ TEXTS = {
     "validate": "Measure a module on held-out data, as in its training.",
     "predict": "Label pairs with a LabelingModule, by as many processes as trainer.devices.",
 }
+OWN_RATES = "rlaif_pl.training.FineTuningAdamW"  # the modules' default optimizer
 BY_CLASS = ("strategy", "accelerator", "profiler")  # of the trainer: a short name or a class
 FSDP2 = "lightning.pytorch.strategies.ModelParallelStrategy"
+
+
+keep_shared_settings = _typehints.discard_init_args_on_class_path_change
+
+
+def forget_own_rates(parser: Any, before: Any, value: Any) -> None:
+    """Let an optimizer that is named in place of the default one have its own class's defaults.
+
+    jsonargparse hands on every setting that both classes have: ``eps`` of one kind to an optimizer
+    that means another, and no weight decay to an AdamW.
+    """
+    if before and before.get("class_path") == OWN_RATES != value["class_path"]:
+        before.pop("init_args", None)
+    keep_shared_settings(parser, before, value)
+
+
+_typehints.discard_init_args_on_class_path_change = forget_own_rates
 
 
 class Parser(InPlainWords, LightningArgumentParser):
