@@ -231,7 +231,7 @@ def demonstrations(
 
     First answers to harmful prompts are never taken, nor revisions that changed nothing. What the
     length limit ``cut`` ends with its last full ``sentence`` (or is left out, lest a policy learn to
-    stop within one); ``keep`` takes it, ``drop`` does not.
+    stop within one); ``keep`` takes it, marked so that its end is not taught, ``drop`` does not.
     """
     one_of(Cut, cut=cut)
     dropped: Counter[str] = Counter()
@@ -242,7 +242,8 @@ def demonstrations(
         text = row.response
         if not row.finished and cut != "keep":
             text = whole_sentences(text) if cut == "sentence" else ""
-        demonstration, is_revision = Prompt(row.prompt, row.group, text), row.kind == HARMFUL
+        mark = {"is_finished": False} if cut == "keep" and not row.finished else {}
+        demonstration, is_revision = Prompt(row.prompt, row.group, text, mark), row.kind == HARMFUL
         if is_revision and row.round == 0:
             continue
         if row.failure is not None:

@@ -176,7 +176,7 @@ class Rest:
         def work(folder: Path) -> Result:
             data = folder / "kept.jsonl"
             asked = {row.text: row.text for row in self.train}  # with their turns, which no row has
-            write_prompts(data, [Prompt(asked[r.prompt], r.group, r.response) for r in kept])
+            write_prompts(data, (rest_samples.demonstration(r, asked[r.prompt]) for r in kept))
             template = self.resolved_template
             config = fit_config(
                 self.policy, data, folder, self.improve, template, number, self.seed

@@ -84,7 +84,7 @@ class Improve:
         batch_size: Rows a process takes a training step.
         max_response_tokens: Longer responses lose their tail, see ``SFTModule``; None takes all whole.
         lora: Adapters of each step, folded in at its end; None trains the layers whole.
-        keep_unfinished: Also learn from samples that the length limit cut.
+        keep_unfinished: Also learn from samples that the length limit cut, but not to end there.
         early_stop: End a Grow step's Improve steps where the validation reward no longer rises; a
             step that did not raise it is not kept. False keeps every step.
         min_gain: What a step must add to the validation reward to be kept, in its units.

@@ -115,6 +115,12 @@ def score_demonstrations(
     return scored
 
 
+def demonstration(row: ScoredResponse, prompt: str) -> Prompt:
+    """Return a response as ``SFTModule`` reads it; ``prompt`` is its prompt, with any turns."""
+    mark = {} if row.is_finished else {"is_finished": False}
+    return Prompt(prompt, row.group, row.response, mark)
+
+
 def _scored(
     prompts: Sequence[Prompt],
     texts: Sequence[str],

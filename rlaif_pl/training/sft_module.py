@@ -26,6 +26,9 @@ from rlaif_pl.types import Batch, Prompt
 class SFTModule(TrainableModule):
     """Fit a policy to references by maximum likelihood of the response tokens.
 
+    A row whose column ``is_finished`` is false, as ReST writes samples that the length limit cut, is
+    not taught to end where its reference does.
+
     Args:
         backbone: Model to start from. In Python also a ``Policy``: one that has weights to train is
             trained itself, so that it has learned when the fit is over.
@@ -90,7 +93,10 @@ class SFTModule(TrainableModule):
         limit = self.max_response_tokens
         encoded = self.policy.encode(batch.prompts, texts, limit, close_cut=False)
         filler = send(torch.tensor(batch.is_padding), encoded.device)
-        return encoded, encoded.is_response & ~filler[:, None]
+        counted = encoded.is_response & ~filler[:, None]
+        cut = torch.tensor([row.columns.get("is_finished") is False for row in batch.rows])
+        is_end = encoded.response_ids == self.policy.encoding.turn.end
+        return encoded, counted & ~(is_end & send(cut, encoded.device)[:, None])
 
     @override
     def training_step(self, batch: Batch[Prompt], batch_idx: int) -> Tensor:

@@ -23,6 +23,7 @@ from rlaif_pl.recipes.rest_samples import (
     DEMONSTRATION,
     Drawing,
     ScoredResponse,
+    demonstration,
     draw_samples,
     read_samples,
 )
@@ -143,6 +144,17 @@ def test_what_is_kept_by_hand():
     assert [each.response for each in select(rows, unfinished, 50.0)] == ["cut", "reference"]
     with pytest.raises(ValueError, match="all 1 are empty or cut"):
         select(rows[2:3], Improve(), 0.0)
+
+
+def test_a_cut_sample_says_so_to_the_fit(tmp_path):
+    rows = [row(1.0, "whole"), row(2.0, "cut", is_finished=False)]
+    write_prompts(tmp_path / "kept.jsonl", [demonstration(each, each.prompt) for each in rows])
+    data = PreferenceDataModule(
+        "demonstrations", demonstrations=str(tmp_path / "kept.jsonl"), validation_fraction=0.0
+    )
+    data.setup("fit")
+    marks = {each.reference: each.columns for each in data.train_rows}
+    assert marks == {"whole": {}, "cut": {"is_finished": False}}
 
 
 def test_the_rate_falls_and_a_rise_is_a_rise():

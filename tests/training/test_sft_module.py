@@ -81,6 +81,22 @@ def test_a_reference_that_is_cut_is_not_taught_to_end_there(build, small_prompts
     assert encoded.response_ids[3, counted[3].sum() - 1].item() == module.policy.eos
 
 
+def test_a_row_that_is_not_finished_is_not_taught_to_end(build, small_prompts):
+    module, _ = build("sft")
+    rows = [
+        dataclasses.replace(row, columns={"is_finished": n != 1})
+        for n, row in enumerate(small_prompts[:3])
+    ]
+    encoded, counted = module._encode(batch_of(rows))
+    assert encoded.response_ids[1, encoded.is_response[1].sum() - 1].item() == module.policy.eos
+    assert (encoded.is_response.sum(1) - counted.sum(1)).tolist() == [0, 1, 0]
+    assert module.policy.eos not in encoded.response_ids[1, counted[1]].tolist()
+    loss, count = module(batch_of(rows))
+    whole, _ = module._encode(batch_of(small_prompts[:3]))
+    assert count == encoded.is_response.sum() - 1
+    assert loss.item() == pytest.approx(-(module.policy.logprobs(whole) * counted).sum().item())
+
+
 def test_how_many_references_are_cut_is_said_once(build, trainer, small_prompts):
     lengths = [len(row) for row in references_of(build("sft")[0], small_prompts)]
     most = sorted(lengths)[5]

@@ -65,7 +65,7 @@ def revise(
             without one are answered by the model.
         only_last: Demonstrate only the last revision of each prompt.
         cut: What is demonstrated of a response that the length limit cut: all up to its last full
-            ``sentence``, all of it (``keep``), or nothing (``drop``).
+            ``sentence``, all of it (``keep``; where it was cut is not taught), or nothing (``drop``).
         replies: SQLite file of the model's replies; by default OUT/replies.sqlite.
         chunk: Prompts taken through all rounds at a time, at least 1.
         max_cost: Stop when this run has spent so many USD; calls in flight are still awaited and kept.
