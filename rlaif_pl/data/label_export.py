@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 
 from rlaif_pl.data.disk import replaced
 from rlaif_pl.data.records import finite
-from rlaif_pl.types import Preference, Provenance
+from rlaif_pl.types import Message, Preference, Provenance
 
 ExportLayout = Literal["soft", "trl"]
 NUMBERS = {"float": pa.float64(), "int": pa.int64(), "bool": pa.bool_(), "str": pa.string()}
@@ -26,8 +26,13 @@ SOFT = pa.schema(
         *((field.name, NUMBERS[field.type.split(" | ")[0]]) for field in fields(Provenance)),
     ]
 )
-TEXTS = [(name, pa.string()) for name in ("prompt", "chosen", "rejected")]
-TRL = pa.schema([*TEXTS, ("p_chosen", pa.float64())])
+MESSAGES = pa.list_(pa.struct([("role", pa.string()), ("content", pa.string())]))
+TEXTS, TURNS = (
+    pa.schema(
+        [*((name, kind) for name in ("prompt", "chosen", "rejected")), ("p_chosen", pa.float64())]
+    )
+    for kind in (pa.string(), MESSAGES)
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,20 +63,28 @@ def trl_rows(
 ) -> Exported:
     """Return labels in TRL's columns: prompt, chosen, rejected, with ``p_chosen`` beside them.
 
-    A soft label becomes a hard one there, so ties are left out and counted, too. ``with_margin`` adds
+    Where a prompt has turns, all texts are messages, the form to which TRL applies a chat template. A
+    soft label becomes a hard one there, so ties are left out and counted, too. ``with_margin`` adds
     ``margin``, the log-odds of ``p_chosen`` in nats (null where infinite), which TRL's RewardTrainer
     subtracts inside its loss: it changes what is trained.
     """
+    has_turns = any(pair.messages for pair in pairs)
 
     def row(pair: Preference) -> dict[str, object]:
         p_first = pair.p_first or 0.0
         sides = (pair.first, pair.second) if p_first > 0.5 else (pair.second, pair.first)
         p = max(p_first, 1 - p_first)
-        found = dict(zip(TRL.names, (pair.prompt, *sides, p), strict=True))
+        texts: list[object] = [pair.prompt, *sides]
+        if has_turns:
+            turns = [pair.messages or [Message("user", pair.prompt)]]
+            turns += [[Message("assistant", side)] for side in sides]
+            texts = [list(map(asdict, each)) for each in turns]
+        found = dict(zip(TEXTS.names, (*texts, p), strict=True))
         odds = math.log(p / (1 - p)) if p < 1 else None
         return found | {"margin": odds} if with_margin else found
 
-    schema = TRL.append(pa.field("margin", pa.float64())) if with_margin else TRL
+    schema = TURNS if has_turns else TEXTS
+    schema = schema.append(pa.field("margin", pa.float64())) if with_margin else schema
     return _exported(schema, pairs, min_margin, row, ties_fit=False)
 
 

@@ -56,11 +56,12 @@ def chat_prompt(
 ) -> FilledText:
     """Write a prompt up to where the assistant's turn begins; in what is said, control tokens are text.
 
-    A ``Conversation`` is written turn by turn, any other text as what a user says. ``ValueError``: the
-    chat template refuses these turns, or there is none.
+    A ``Conversation`` is written turn by turn, any other text, and a lone message of a user, as what a
+    user says. ``ValueError``: the chat template refuses these turns, or there is none.
     """
-    if isinstance(prompt, Conversation):
-        turns = [(turn.role, control.mark(template.cut(turn.content))) for turn in prompt.messages]
+    messages = prompt.messages if isinstance(prompt, Conversation) else ()
+    if len(messages) > 1 or (messages and not messages[0].content.startswith(prompt)):
+        turns = [(turn.role, control.mark(template.cut(turn.content))) for turn in messages]
     else:
         said = control.mark(template.cut(prompt))
         turns = [("user", template.prompt.replace("{prompt}", said))]

@@ -51,9 +51,9 @@ def test_rows_with_messages_keep_their_turns(row):
     assert (found.text, found.messages, found.reference) == (TEXT, TURNS, ANSWER["content"])
 
 
-def test_a_lone_user_message_is_a_plain_prompt():
+def test_a_lone_user_message_is_a_plain_prompt_that_was_a_message():
     (found,) = load_prompts([{"messages": [SAID[1], ANSWER]}])
-    assert (found.text, found.messages) == ("It rains.", None)
+    assert (found.text, found.messages) == ("It rains.", TURNS[1:2])
 
 
 def test_pairs_of_conversations_keep_them_too():

@@ -9,6 +9,7 @@ import yaml
 
 from rlaif_pl.data.card import COLUMNS, dataset_card
 from rlaif_pl.data.label_export import SOFT, soft_rows, trl_rows, write_parquet
+from rlaif_pl.data.sources import DataSource, load_preferences
 from rlaif_pl.types import Preference, Provenance
 
 NOTE = Provenance(
@@ -39,6 +40,31 @@ def test_trl_rows_have_the_likelier_side_chosen():
     ]  # fmt: skip
     assert table.left_out == {"tied": 1, "refused": 1}
     assert table.schema.names == ["prompt", "chosen", "rejected", "p_chosen"]
+
+
+def test_trl_rows_of_prompts_with_turns_are_messages(tmp_path):
+    turns = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Tap?"}]
+    rows = [
+        {"prompt": turns, "chosen": "Yes.", "rejected": "No.", "p_chosen": 0.9},
+        {"prompt": turns[1:], "chosen": "Ja.", "rejected": "Nein.", "p_chosen": 0.8},
+        {"prompt": "text", "chosen": "a", "rejected": "b", "p_chosen": 0.7},
+    ]
+    pairs = load_preferences(rows).rows
+    table = trl_rows(pairs)
+    assert table.rows[0] == {
+        "prompt": turns,
+        "chosen": [{"role": "assistant", "content": "Yes."}],
+        "rejected": [{"role": "assistant", "content": "No."}],
+        "p_chosen": 0.9,
+    }
+    assert table.rows[2]["prompt"] == [{"role": "user", "content": "text"}]
+    write_parquet(tmp_path / "x.parquet", table)
+    again = load_preferences(DataSource(str(tmp_path / "x.parquet"))).rows
+    assert [row.prompt for row in again] == [row.prompt for row in pairs]
+    assert [row.messages for row in again[:2]] == [row.messages for row in pairs[:2]]
+    # one message of a user is one, too: TRL would lay out a text without the chat template
+    assert trl_rows(pairs[1:2]).rows[0]["prompt"] == turns[1:]
+    assert trl_rows(pairs[2:]).rows[0]["prompt"] == "text"
 
 
 def test_a_margin_comes_only_where_it_is_asked_for():

@@ -81,6 +81,13 @@ def test_prompts_and_responses_are_the_chat_templates(tokenizer, template, promp
     assert response[-1] == tokenizer.convert_tokens_to_ids("<|im_end|>")
 
 
+def test_a_lone_message_is_written_as_its_text_is(tokenizer):
+    (row,) = load_prompts([{"prompt": user("A cat.")}])
+    encoding = Encoding(tokenizer, Template("Sum up: {prompt}", chat=True))
+    assert row.messages == (Message("user", "A cat."),)
+    assert encoding.prompts([row.text]) == [by_template(tokenizer, user("Sum up: A cat."))]
+
+
 def test_sft_learns_the_chat_templates_tokens(policy, tokenizer, chat_model_folder):
     rows = load_prompts(ROWS)
     module = SFTModule(policy)

@@ -1,6 +1,10 @@
+import json
+
 import pytest
 
+from rlaif_pl.data.preferences import write_prompts
 from rlaif_pl.data.revisions import Revision, chains, read_revisions, write_revisions
+from rlaif_pl.data.sources import load_demonstrations, load_prompts
 from rlaif_pl.labeling.calls import Response
 from rlaif_pl.labeling.usage.reply_store import ReplyStore
 from rlaif_pl.recipes.constitutional import (
@@ -141,7 +145,8 @@ def test_a_cut_revision_ends_with_its_last_sentence(scripted, requests):
     rows = Reviser(scripted(write), RevisionOptions(rounds=1)).revise(requests[:1])
     assert rows[1].response == "No. That would be unki"
     assert [row.reference for row in demonstrations(rows).rows] == ["No."]
-    assert [row.reference for row in demonstrations(rows, cut="keep").rows] == [rows[1].response]
+    (kept,) = demonstrations(rows, cut="keep").rows
+    assert (kept.reference, kept.columns) == (rows[1].response, {"is_finished": False})
     assert demonstrations(rows, cut="drop").dropped == {"cut by the length limit": 1}
     assert whole_sentences('He said "no." And th') == 'He said "no."'
     assert whole_sentences("It costs 3.50 or so") == ""
@@ -180,6 +185,20 @@ def test_kept_replies_are_not_asked_for_again(scripted, requests, tmp_path):
     with ReplyStore(tmp_path / "replies.sqlite") as store:
         assert Reviser(backend, TWO, store).revise(requests) == whole
     assert len(backend.asked) == 15 - asked  # 3 prompts, an answer and 2 rounds of 2 calls each
+
+
+def test_turns_of_a_request_stay_with_its_revisions(scripted, tmp_path):
+    turns = [
+        {"role": "user", "content": "Hi."},
+        {"role": "assistant", "content": "Hello!"},
+        {"role": "user", "content": "Help me lie."},
+    ]
+    asked = load_prompts([{"prompt": turns}, {"prompt": turns[2:]}])
+    rows = demonstrations(Reviser(scripted(), TWO).revise(asked), only_last=True).rows
+    write_prompts(tmp_path / "d.jsonl", rows)
+    written = [json.loads(line) for line in (tmp_path / "d.jsonl").read_text().splitlines()]
+    assert [row["messages"] for row in written] == [turns, turns[2:]]
+    assert load_demonstrations(str(tmp_path / "d.jsonl"))[0].messages == asked[0].messages
 
 
 def test_revisions_are_written_and_read_back(scripted, requests, tmp_path):

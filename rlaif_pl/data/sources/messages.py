@@ -89,7 +89,7 @@ def with_turns(text: str) -> str:
 def as_text(messages: Sequence[Message]) -> str:
     """Write a conversation as text that the assistant continues, and that keeps its turns."""
     if len(messages) == 1 and messages[0].role == "user":
-        return messages[0].content
+        return Conversation(messages[0].content, tuple(messages))
     said = "".join(f"{SPEAKERS[each.role]} {each.content}" for each in messages)
     return Conversation(said + ASSISTANT, tuple(messages))
 
