@@ -24,6 +24,7 @@ from rlaif_pl.pipeline.yaml_files import Value, flatten, read_yaml
 OF_CONFIGS = ("Problems parsing config", "Unexpected config", "Unable to load config")
 CONFIG = ("--config", "-c")
 GIVEN: ContextVar[Sequence[str]] = ContextVar("GIVEN", default=())  # words that are being parsed
+FOLDER: ContextVar[Path] = ContextVar("FOLDER", default=Path())  # where; parsers go elsewhere
 
 
 class InPlainWords:
@@ -40,11 +41,12 @@ class InPlainWords:
     def parse_args(self, args: Any = None, *more: Any, **options: Any) -> Any:
         """Parse words, which an error is then looked up in."""
         words = [keep_line_breaks(word) for word in (sys.argv[1:] if args is None else args)]
-        token = GIVEN.set(words)
+        token, folder = GIVEN.set(words), FOLDER.set(Path.cwd())
         try:
             return super().parse_args(words, *more, **options)  # type: ignore[misc]
         finally:
             GIVEN.reset(token)
+            FOLDER.reset(folder)
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         """Say what is wrong and exit with 2; or raise, where the parser is asked to."""
@@ -103,7 +105,7 @@ def place_of(found: Refusal, words: Sequence[str]) -> str | None:
     if not last or any(f".{option}".endswith(f".{found.key}") for option in options):
         return None
     files = [file for *_, file in config_words(words)]
-    return next((f for f in reversed(files) if has_key(read_yaml(Path(f)), last)), None)
+    return next((f for f in reversed(files) if has_key(read_yaml(FOLDER.get() / f), last)), None)
 
 
 def has_key(content: Value, key: str) -> bool:

@@ -113,6 +113,19 @@ def test_a_wrong_key_of_a_config_is_named_with_its_file(
     assert expected in said
 
 
+def test_the_first_of_two_configs_in_different_folders_is_named(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    callback = {"class_path": "rlaif_pl.training.callbacks.Nowhere"}
+    (tmp_path / "shared").mkdir()
+    (tmp_path / "shared/fit.yaml").write_text(
+        yaml.safe_dump({"trainer": {"callbacks": [callback]}})
+    )
+    (tmp_path / "over.yaml").write_text("trainer: {max_steps: 1}")
+    with pytest.raises(SystemExit):
+        cli.main(["fit", "--config", "shared/fit.yaml", "--config", "over.yaml"])
+    assert "error: shared/fit.yaml: expected class_path to name a class" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("in_config", [False, True])
 def test_a_stage_names_the_file_that_is_wrong(tmp_path, capsys, in_config):
     config, file = tmp_path / "label.yaml", tmp_path / "run.yaml"
