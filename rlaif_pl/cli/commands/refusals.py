@@ -148,7 +148,11 @@ def _definite(
         text = f"expected {{key}} to be a class (such as package.module.Class), got {found[1]!r}"
         return context.refuses(text)
     if found := NO_MAPPING.search(line):
-        return Refusal(f"expected {{key}} to be a mapping of keys, got {found[1]!r}", context.key())
+        key = context.key()
+        owner = context.owner
+        near = (f"{key}.name {found[1]}",) if f"{key}.name" in _keys(parser, owner) else ()
+        text = f"expected {{key}}{{of}} to be a mapping of keys, got {found[1]!r}"
+        return Refusal(text, key, owner, near)
     if found := WRONG_TYPE.search(line):
         return _wrong_type(context, [found[1]], found[2])
     if ONE_TYPE.search(line) and NO_FILE not in line:
@@ -168,7 +172,7 @@ def _unknown_words(parser: argparse.ArgumentParser, words: Sequence[str]) -> Ref
     if not given:
         prog = parser.prog.replace(" [options]", "")
         return Refusal(f"expected options after {prog}, got {' '.join(words)!r}")
-    known = [name for action in parser._actions for name in action.option_strings]
+    known = [name for each in parser._actions for name in each.option_strings if name[-1] != "+"]
     return Refusal("; ".join(f"unknown option {n}{meant(nearest(n, known))}" for n in given))
 
 
@@ -190,12 +194,13 @@ def _no_class(
             "install it, or leave its import out"
         )
     near: tuple[str, ...] = ()
+    why = f"there is no module {missing}"
     if module is not None and name is not None:
-        holder = importlib.import_module(module)
-        known = [each for each in dir(holder) if isinstance(getattr(holder, each, None), type)]
+        holder, why = importlib.import_module(module), f"{module} has no {name}"
+        known = [each for each in dir(holder) if callable(getattr(holder, each, None))]
         near = tuple(f"{module}.{each}" for each in nearest(name, known))
-    text = f"expected class_path to name a class that exists, got {owner!r}"
-    return Refusal(text, "class_path", None, near)
+    text = f"expected class_path to name a class or function that exists, got {owner!r}: {why}"
+    return Refusal(text + meant(near), "class_path")
 
 
 def _not_of_kind(context: _Context, path: str, kind: str) -> Refusal:

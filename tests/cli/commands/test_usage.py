@@ -63,6 +63,19 @@ def refused(capsys):
             ["label", "--pairs.nme=x", "--out=y"],
             "unknown option nme of DataSource; did you mean name?",
         ),
+        (
+            ["sample", "--policy=FOLDER", "--prompts=x", "--out=y"],
+            "to be a mapping of keys, got 'FOLDER'; did you mean --policy.name FOLDER?",
+        ),
+        (
+            ["evaluate", "reward", "--reward=rlaif_pl.rl.losses.value_los", "--gold=x", "--out=y"],
+            "rlaif_pl.rl.losses has no value_los; did you mean rlaif_pl.rl.losses.value_loss?",
+        ),
+        (
+            ["evaluate", "reward", "--reward=no_module.mine", "--gold=x", "--out=y"],
+            "got 'no_module.mine': there is no module no_module",
+        ),
+        (["fit", "--data.prefrences=x"], "did you mean --data.preferences?\n"),
         (["label", "--pairs=x", "--out=y", "z"], "expected options after python -m rlaif_pl label"),
     ],
 )
@@ -91,8 +104,13 @@ def test_a_wrong_option_is_answered_in_a_line(refused, words, expected):
         ),
         (
             "fit",
+            {"model": {**FIT["model"], "init_args": {"backbone": "x"}}},
+            "expected backbone of SFTModule to be a mapping of keys, got 'x'; did you mean",
+        ),
+        (
+            "fit",
             {"model": {**FIT["model"], "class_path": "rlaif_pl.training.SFTModul"}},
-            "got 'rlaif_pl.training.SFTModul'; did you mean rlaif_pl.training.SFTModule?",
+            "rlaif_pl.training has no SFTModul; did you mean rlaif_pl.training.SFTModule?",
         ),
         (
             "fit",
