@@ -16,23 +16,28 @@ def config_paths() -> Path:
     raise FileNotFoundError(f"expected configs in {PACKAGE / 'configs'} or beside the package")
 
 
-def find_config(name: str | Path) -> Path:
+def find_config(name: str | Path, beside: Path = Path()) -> Path:
     """Return a config file: the path as given, else the one of that name in the package.
 
     Args:
         name: A path, or a name below the configs folder with or without ``configs/`` before it.
+        beside: Folder that a relative path starts from.
 
     Raises:
         FileNotFoundError: There is no such file.
     """
-    path = Path(name)
-    if path.exists():
+    path, named = beside / name, Path(name)
+    if path.exists() and not path.is_dir():
         return path
     folder = config_paths()
-    parts = path.parts[1:] if path.parts[:1] == ("configs",) else path.parts
+    parts = named.parts[1:] if named.parts[:1] == ("configs",) else named.parts
     packaged = folder.joinpath(*parts)
-    if not path.is_absolute() and packaged.is_file():
+    if not named.is_absolute() and packaged.is_file():
         return packaged
+    if path.is_dir():
+        raise FileNotFoundError(
+            f"expected a config file at {path}, got a folder; name a file in it"
+        )
     known = sorted(str(each.relative_to(folder)) for each in folder.rglob("*.yaml"))
     shown = (
         get_close_matches(str(Path(*parts)), known, 3)

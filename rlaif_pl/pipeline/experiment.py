@@ -10,7 +10,8 @@
     stages:
       - name: sft
         command: fit                # one of COMMANDS
-        config: sft.yaml            # relative to this file; may be left out where `set` says it all
+        config: sft.yaml            # relative to this file, or one of the package's (quickstart/
+                                    # sft.yaml); may be left out where `set` says it all
         set:                        # dotted keys laid over that config
           seed_everything: ${seed}
           trainer.default_root_dir: ${stage}
@@ -31,6 +32,7 @@ from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 from typing import TypeVar, cast
 
+from rlaif_pl.config_paths import find_config
 from rlaif_pl.device_names import parse_device, trainer_options
 from rlaif_pl.pipeline.yaml_files import Value, flatten, overlay, read_yaml, whole_number
 
@@ -166,9 +168,11 @@ def _stage(file: Path, row: Value, where: str, before: list[Stage]) -> Stage:
     command = " ".join(_take(row, "command", str, None, where).split())
     if command not in COMMANDS:
         raise ValueError(f"{where}: unknown command {command!r}{_closest(command, COMMANDS)}")
-    config = file.parent / _take(row, "config", str, None, where) if "config" in row else None
-    if config is not None and not config.is_file():
-        raise ValueError(f"{where}: the config file {config} does not exist")
+    try:
+        named = _take(row, "config", str, None, where) if "config" in row else None
+        config = None if named is None else find_config(named, file.parent)
+    except FileNotFoundError as error:
+        raise ValueError(f"{where}: {error}") from error
     needs = _take_names(row, "needs", [stage.name for stage in before[-1:]], where)
     produces = _take_names(row, "produces", [], where)
     return Stage(name, command, config, _take(row, "set", dict, {}, where), needs, produces)

@@ -2,6 +2,7 @@ from pathlib import Path
 
 import pytest
 
+from rlaif_pl.config_paths import config_paths
 from rlaif_pl.pipeline.experiment import fill, load_experiment
 
 
@@ -53,7 +54,7 @@ def test_an_unknown_placeholder_is_refused(tmp_path):
         ("  - {name: ../a, command: fit}\n", r"expected a name of letters.*got '\.\./a'"),
         (
             "  - {name: a, command: fit, config: no.yaml}\n",
-            r"config file .*no\.yaml does not exist",
+            r"stage 'a': expected a config file at .*no\.yaml or .*, there is none",
         ),
         ("  - {name: a, command: fit}\n  - {name: a, command: fit}\n", r"taken by an earlier"),
         ("  - {name: a, command: fit, needs: [b]}\n", r"needs unknown stage 'b'"),
@@ -99,3 +100,12 @@ def test_a_run_folder_in_the_home_folder(tmp_path, monkeypatch):
     experiment = load(tmp_path, stages, "out: ~/runs")
     assert experiment.out == tmp_path / "runs"
     assert experiment.resolve(experiment.stages[0])["x"] == str(tmp_path / "runs/b")
+
+
+def test_a_config_that_comes_with_the_package_needs_no_path(tmp_path):
+    row = "  - {name: a, command: fit, config: quickstart/sft.yaml}\n"
+    packaged = config_paths() / "quickstart/sft.yaml"
+    assert load(tmp_path, row).stages[0].config == packaged
+    (tmp_path / "quickstart").mkdir()
+    (tmp_path / "quickstart/sft.yaml").write_text("seed_everything: 7\n")
+    assert load(tmp_path, row).stages[0].config == tmp_path / "quickstart/sft.yaml"
