@@ -6,6 +6,7 @@ import errno
 import sys
 import sysconfig
 import traceback
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, get_args
 
@@ -109,6 +110,18 @@ def _of_system(error: OSError) -> str:
     if number == errno.ENOENT:
         return f"expected a file or folder at {place}, found nothing; check the name"
     return str(error)
+
+
+def paired(prompts: Sequence[str], responses: Sequence[str]) -> None:
+    """Refuse (ValueError) prompts and responses that are not two lists with one response a prompt."""
+    for name, texts in (("prompts", prompts), ("responses", responses)):
+        if isinstance(texts, str):
+            raise ValueError(f"expected {name} to be a list of texts, got one; put it into a list")
+    if len(prompts) != len(responses):
+        raise ValueError(
+            f"expected one response a prompt, got {len(prompts)} prompts and {len(responses)} "
+            "responses; repeat a prompt for each of its responses"
+        )
 
 
 def at_least(least: float, **values: float | None) -> None:

@@ -24,6 +24,7 @@ from torch import Tensor
 from torchmetrics.functional.text import rouge_score
 from transformers import AutoModel, AutoTokenizer, PreTrainedModel
 
+from rlaif_pl.errors import paired
 from rlaif_pl.evaluation.pairs import Pairs, margins_by
 from rlaif_pl.evaluation.reward_accuracy import scored
 from rlaif_pl.models.backbone import quiet_loading
@@ -119,8 +120,7 @@ class ReferenceJudge(ABC):
 
     def score(self, prompts: Sequence[str], responses: Sequence[str]) -> list[float]:
         """Return one score a response, surplus symbols removed; NaN where there is no likeness."""
-        if len(prompts) != len(responses):
-            raise ValueError(f"got {len(prompts)} prompts for {len(responses)} responses")
+        paired(prompts, responses)
         targets = {i: self.target(prompt) for i, prompt in enumerate(prompts)}
         known = {i: target for i, target in targets.items() if target is not None}
         texts = [strip_surplus_symbols(responses[i]) for i in known]

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from rlaif_pl.errors import paired
 from rlaif_pl.labeling.usage.projection import backends_of
 from rlaif_pl.labeling.usage.reply_store import ReplyStore
 from rlaif_pl.labeling.usage.spending import BudgetTracker, refuse_unpriced
@@ -85,6 +86,7 @@ class LabelerReward:
         ValueError: some responses have no score. OutOfBudget: ``max_cost`` is spent; what was paid for
         is kept.
         """
+        paired(prompts, responses)
         # opened in the process that asks, not in its parent
         if self.replies is not None and self.store is None:
             self.store = ReplyStore(self.replies)

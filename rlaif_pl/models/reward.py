@@ -15,7 +15,7 @@ from typing_extensions import override
 from rlaif_pl import ops
 from rlaif_pl.engine.response_batch import ResponseBatch, hidden_states
 from rlaif_pl.engine.runner import DecoderRunner
-from rlaif_pl.errors import one_of
+from rlaif_pl.errors import one_of, paired
 from rlaif_pl.models.adapters import Lora
 from rlaif_pl.models.backbone import BackboneOptions, Precision
 from rlaif_pl.models.causal import CausalModel
@@ -203,6 +203,7 @@ class RewardModel(nn.Module):
     @torch.no_grad()
     def score(self, prompts: Sequence[str], responses: Sequence[str]) -> Tensor:
         """Rewards ``(N,)`` on the CPU, in batches of texts of like length; see ``types.Reward``."""
+        paired(prompts, responses)
         order = sorted(range(len(prompts)), key=lambda n: len(prompts[n]) + len(responses[n]))
         result = torch.empty(len(prompts), dtype=torch.float32)
         most = SCORE_ROWS * max(1, ops.device_memory(self.model.device) >> 34)

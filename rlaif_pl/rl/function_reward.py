@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from rlaif_pl.errors import paired
 from rlaif_pl.models.model_info import weights_digest
 from rlaif_pl.rl.reward_columns import Asked, asked_by, asks_of, name_of, score_with
 from rlaif_pl.types import Reward
@@ -59,6 +60,7 @@ class FunctionReward:
         ValueError: the function returned another number of rewards, or one that is not finite; or a
         column is missing that it requires.
         """
+        paired(prompts, responses)
         given = self.asks.taken(columns, self.name)
         if self.is_called_by_name:
             if "prompts" in _arguments(self.function) or self.asks.takes_all:
@@ -220,6 +222,7 @@ class WeightedRewards(nn.Module):
 
     def score(self, prompts: Sequence[str], responses: Sequence[str], **columns: Any) -> Tensor:
         """Return rewards ``(N,)`` in float32 on the CPU; see ``types.Reward``."""
+        paired(prompts, responses)
         found = [score_with(each, prompts, responses, columns) for each in self.rewards]
         names = zip(found, self.names, strict=True)
         return self.total([as_scores(x, len(responses), name).detach().cpu() for x, name in names])
@@ -237,7 +240,7 @@ class NoReward:
 
     def score(self, prompts: Sequence[str], responses: Sequence[str]) -> Tensor:
         """Return zeros ``(N,)`` in float32."""
-        del prompts
+        paired(prompts, responses)
         return torch.zeros(len(responses), dtype=torch.float32)
 
 

@@ -155,7 +155,7 @@ def test_a_missing_minilm_names_the_command(monkeypatch):
 
 
 def test_as_many_prompts_as_responses_are_needed():
-    with pytest.raises(ValueError, match="2 prompts for 1"):
+    with pytest.raises(ValueError, match="got 2 prompts and 1 responses"):
         RougeJudge({}).score(["a", "b"], ["x"])
 
 

@@ -364,3 +364,11 @@ def test_a_reward_folder_cannot_lose_layers(options, tmp_path):
 def test_a_missing_folder_names_the_command_that_makes_it(tmp_path):
     with pytest.raises(FileNotFoundError, match="make it with: make reward"):
         RewardModel(BackboneOptions(str(tmp_path / "none"), create_with="make reward"))
+
+
+def test_a_response_is_scored_for_each_prompt(options):
+    model = RewardModel(options())
+    with pytest.raises(ValueError, match="got 1 prompts and 2 responses; repeat a prompt"):
+        model.score(["a"], ["b", "c"])
+    with pytest.raises(ValueError, match="expected prompts to be a list of texts"):
+        model.score("abc", "def")

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from rlaif_pl.recipes.rest import reward_identity
-from rlaif_pl.rl.function_reward import FunctionReward, as_reward, as_scores, settings_of
+from rlaif_pl.rl.function_reward import FunctionReward, NoReward, as_reward, as_scores, settings_of
 from rlaif_pl.types import Reward
 
 
@@ -31,6 +31,20 @@ def test_it_may_return_a_tensor_that_has_a_gradient():
     assert (
         not as_reward(lambda prompts, texts: 2 * weight).score(["p"] * 2, ["a", "b"]).requires_grad
     )
+
+
+@pytest.mark.parametrize("reward", [words, [NoReward(), words], NoReward()])
+@pytest.mark.parametrize(
+    ("prompts", "responses", "said"),
+    [
+        (["a"], ["b", "c"], "expected one response a prompt, got 1 prompts and 2 responses"),
+        ("abc", ["d", "e", "f"], "expected prompts to be a list of texts, got one"),
+        (["a", "b", "c"], "def", "expected responses to be a list of texts, got one"),
+    ],
+)
+def test_prompts_and_responses_are_lists_of_one_length(reward, prompts, responses, said):
+    with pytest.raises(ValueError, match=said):
+        as_reward(reward).score(prompts, responses)
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,7 @@ from abc import abstractmethod
 from collections.abc import Sequence
 from typing import TypeAlias
 
+from rlaif_pl.errors import paired
 from rlaif_pl.labeling import outcome
 from rlaif_pl.labeling.calls import Ask, Backend, ChoiceRequest, Response
 from rlaif_pl.labeling.outcome import Judgment, VerdictOptions, mean, read_choice, spent_on
@@ -32,6 +33,7 @@ class ScoringLabeler(ModelLabeler):
 
     def score(self, prompts: Sequence[str], responses: Sequence[str]) -> list[float]:
         """Return one score a response; nan where there is none (see ``details``)."""
+        paired(prompts, responses)
         return [each.margin for each in self.details(prompts, responses)]
 
     def judge(self, pairs: Sequence[Preference], ask: Ask) -> list[Judgment]:

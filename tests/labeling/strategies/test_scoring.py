@@ -130,3 +130,9 @@ def test_a_reward_that_cannot_be_had_is_not_made_up():
         reward.score(["p"] * 3, ["alpha", "gamma", "delta"])
     with pytest.raises(ValueError, match="ScoreLabeler"):
         LabelerReward(object())
+
+
+@pytest.mark.parametrize("kind", [lambda labeler: labeler, LabelerReward])
+def test_a_response_is_scored_for_each_prompt(kind):
+    with pytest.raises(ValueError, match="got 1 prompts and 2 responses; repeat a prompt"):
+        kind(ScoreLabeler(Grader(GRADES))).score(["p"], ["alpha", "beta"])
