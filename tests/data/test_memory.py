@@ -120,3 +120,18 @@ def test_the_data_module_takes_records(task, given, count):
     if task != "comparisons":
         assert data.validation_rows
         assert not {row.group for row in data.train_rows} & {r.group for r in data.validation_rows}
+
+
+@pytest.mark.parametrize("text", ["Explain gravity.", "Say A/B/C. " * 50])
+def test_a_text_is_no_name_of_data(text):
+    for load in (load_prompts, load_preferences):
+        with pytest.raises(ValueError, match="expected a list of texts, or the name of data"):
+            load(text)
+
+
+def test_demonstrations_are_no_pairs():
+    said = [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "ho"}]
+    for row in ({"messages": said}, {"prompt": "hi", "completion": "ho"}):
+        got = f"a demonstration \\({', '.join(sorted(row))}\\)"
+        with pytest.raises(ValueError, match=f"record 0: expected a pair, .* got {got}"):
+            load_preferences([row])

@@ -52,6 +52,10 @@ class Columns:
         """
         is_choice = not self.is_table or "chosen" in self.theirs
         is_choice = is_choice or self._value(row, "chosen") is not None
+        if not self.is_table and not set(map(self._named, CHOICE)) & row.fields.keys():
+            got = f"a demonstration ({', '.join(sorted(row.fields))})"
+            do = "give it as demonstrations or prompts, or add both columns"
+            raise row.wrong("a pair, with chosen and rejected", got, do)
         found = self._texts(row, *(CHOICE if is_choice else ("first", "second")))
         if isinstance(found, str):
             return found
@@ -94,9 +98,8 @@ class Columns:
             if name not in row.fields:
                 ours = next(each for each in ("prompt", *answers) if self._named(each) == name)
                 there = ", ".join(sorted(row.fields))
-                raise row.wrong(
-                    f"the column {name!r} (our {ours!r})", there, "map it with `columns`"
-                )
+                told = f"the column {name!r}" + f" (our {ours!r})" * (name != ours)
+                raise row.wrong(told, there, f"name yours: `columns: {{{ours}: THEIRS}}`")
             is_text = isinstance(value, str) and (name != prompt or value.strip())
             if not is_text and not isinstance(value, list | dict):
                 raise row.wrong(f"{name!r} to be some text", shown(value))

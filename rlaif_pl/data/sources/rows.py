@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import itertools
 import logging
+import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rlaif_pl.data.files import RawRow, data_files, is_data_file, read_rows, undamaged
 from rlaif_pl.data.sources.source import DataSource, Format
+from rlaif_pl.text import MOST_SHOWN
 
 if TYPE_CHECKING:
     import datasets
@@ -84,7 +86,7 @@ def detect(row: RawRow, source: DataSource) -> Format:
     raise ValueError(
         f"{row.where}: cannot tell the format from the fields {', '.join(sorted(fields))}; expected "
         "prompt/first/second, prompt/chosen/rejected, prompt/completion, messages, "
-        "info/summaries/choice or text; map yours with `columns`"
+        "info/summaries/choice or text; name yours: `columns: {prompt: THEIRS, ...}`"
     )
 
 
@@ -94,9 +96,15 @@ def _rows(source: DataSource) -> Iterator[RawRow]:
         raise FileNotFoundError(
             f"expected data at {source.name}, there are none; get them with: {source.create_with}"
         )
+    looks_local = is_data_file(path) or source.name.startswith((".", "/", "~"))
+    is_text = not looks_local and any(letter.isspace() for letter in source.name)
+    if is_text and not os.path.exists(path):  # which Path's refuses for a long text
+        raise ValueError(
+            "expected a list of texts, or the name of data (a file, a folder, a hub data set), got "
+            f"{source.name[:MOST_SHOWN]!r}; put a text into a list, or check the name"
+        )
     if any((path / mark).exists() for mark in SAVED_MARKS):
         return _dataset_rows(source, _saved(path, source.split))
-    looks_local = is_data_file(path) or source.name.startswith((".", "/", "~"))
     if path.exists() or looks_local or source.name.count("/") > 1:
         return itertools.chain.from_iterable(map(read_rows, data_files(path, source.split)))
     return _dataset_rows(source, _from_hub(source))
@@ -146,5 +154,5 @@ def _from_hub(source: DataSource) -> datasets.Dataset:
         raise OSError(
             f"expected a file, a folder or a Hugging Face data set named {source.name!r}, got "
             f"none: {error}; check the name and the network (HF_HUB_OFFLINE must not be 1), or "
-            "give the path of a local copy"
+            "give the path of a local copy, or put a text into a list"
         ) from error

@@ -86,6 +86,9 @@ def test_a_wrong_cell_is_named_with_file_and_line(write, change, message):
 def test_a_column_that_is_not_there_is_named(write):
     with pytest.raises(ValueError, match=r"the column 'nope' \(our 'first'\), got a, b"):
         load_preferences(DataSource(write(row(0)), columns={**THEIRS, "first": "nope"}))
+    ours = r"the column 'first', got prompt, second; name yours: `columns: \{first: THEIRS\}`"
+    with pytest.raises(ValueError, match=ours):
+        load_preferences(DataSource(write({"prompt": "p", "second": "b"})))
 
 
 def test_an_unknown_column_of_ours_is_refused():
