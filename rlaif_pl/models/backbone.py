@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, Literal, cast
 
@@ -22,12 +23,19 @@ from transformers.utils import logging as transformers_logging
 
 from rlaif_pl.errors import one_of
 from rlaif_pl.models import prepare, suited
-from rlaif_pl.models.adapters import AdapterSource, adapter_identity, adapter_source, merge_adapter
+from rlaif_pl.models.adapters import (
+    CONFIG,
+    AdapterSource,
+    adapter_identity,
+    adapter_source,
+    merge_adapter,
+)
 from rlaif_pl.models.device import fast_dtype, resolve_device
-from rlaif_pl.models.embedded import embedded_model_folder
+from rlaif_pl.models.embedded import embedded_model_folder, embedded_source
 from rlaif_pl.models.model_info import UNNAMED, ModelInfo, model_info, weights_identity
 
 EMBEDDED = "smollm2-135m"
+CONFIGS = ("config.json", CONFIG)  # of which a model's folder has one
 Precision = Literal["float32", "bfloat16", "auto"]
 
 
@@ -60,11 +68,28 @@ class BackboneOptions:
     create_with: str | None = None
 
     def check_exists(self) -> None:
-        """Refuse a folder that ``create_with`` should have made (FileNotFoundError)."""
+        """Refuse a model that is not there, as far as the hub need not be asked (FileNotFoundError)."""
         if self.create_with is not None and not Path(self.name).is_dir():
             raise FileNotFoundError(
                 f"expected a model folder at {self.name}, there is none; make it with: "
                 f"{self.create_with}"
+            )
+        folder = Path(self.name)
+        if self.name == EMBEDDED:
+            embedded_source()
+        elif folder.is_dir() and not any((folder / name).is_file() for name in CONFIGS):
+            raise FileNotFoundError(
+                f"expected a model in the folder {folder}, got one without config.json; name the "
+                "folder that has config.json, weights and tokenizer"
+            )
+        elif not folder.exists() and (self.name[0] in "/.~" or self.name.count("/") > 1):
+            raise FileNotFoundError(
+                f"expected a model folder at {folder.absolute()}, there is none; check the name"
+            )
+        elif not folder.exists() and get_close_matches(self.name.lower(), [EMBEDDED]):
+            raise FileNotFoundError(
+                f"expected a model folder or a name on the hub, got {self.name!r}; did you mean "
+                f"{EMBEDDED}, the embedded model?"
             )
 
 
@@ -200,6 +225,7 @@ def _source(options: BackboneOptions) -> tuple[str, dict[str, Any]]:
 
 def load_config(options: BackboneOptions) -> tuple[PreTrainedConfig, PreTrainedTokenizerBase]:
     """Load the small files first, so that a wrong name fails at once and with one message."""
+    options.check_exists()
     source, how = _source(options)
     try:
         config = AutoConfig.from_pretrained(source, **how)

