@@ -12,6 +12,8 @@ import yaml
 from rlaif_pl.cli import main as cli
 from rlaif_pl.config_paths import config_paths
 from rlaif_pl.models.scalar_head import ScalarHead
+from rlaif_pl.pipeline import load_experiment
+from rlaif_pl.pipeline.yaml_files import flatten, read_yaml
 
 FILES = sorted(config_paths().rglob("*.yaml"))
 # What asks a server, or goes after another config: built in tests/cli/commands/test_labeler_configs.py.
@@ -172,3 +174,16 @@ def test_a_value_head_that_starts_at_0_moves(path):
         (head(states / width**0.5) - 0.7).square().mean().backward()
         built.step()
     assert head(states / width**0.5).mean() > 0.05
+
+
+@pytest.mark.parametrize("folder", ["methods", "quickstart"])
+def test_experiments_read_no_other_run(folder):
+    files = [
+        path for path in (config_paths() / folder).glob("*.yaml") if "stages" in read_yaml(path)
+    ]
+    assert files
+    for experiment in map(load_experiment, files):
+        for stage in experiment.stages:
+            read = flatten(experiment.resolve(stage, "${out}"))
+            models = {key: read[key] for key in read if key.endswith((".model", ".name"))}
+            assert not [each for each in models.items() if str(each[1]).startswith("runs/")], stage

@@ -24,8 +24,16 @@ from rlaif_pl.cli.commands.train import Parser, add_default_callbacks, refuse_sh
 from rlaif_pl.cli.commands.values import function_at
 from rlaif_pl.cli.main import FUNCTIONS, LIGHTNING, function_of
 from rlaif_pl.errors import explained
+from rlaif_pl.evaluation.judges import minilm_folder
+from rlaif_pl.evaluation.samples import PolicyReporting
+from rlaif_pl.evaluation.win_rates.measure import MatrixJudges
 from rlaif_pl.labeling.backends import EndpointBackend, LocalBackend
+from rlaif_pl.labeling.backends.endpoint_http import openai_package
+from rlaif_pl.labeling.registry import build_labeler
 from rlaif_pl.labeling.strategies.rubric import RubricLabeler
+from rlaif_pl.labeling.usage.projection import backends_of
+from rlaif_pl.models.adapters import Lora, require_peft
+from rlaif_pl.models.backbone import BackboneOptions
 from rlaif_pl.pipeline.yaml_files import Value
 from rlaif_pl.training import PreferenceDataModule
 
@@ -64,6 +72,7 @@ class ConfigCheck:
 
     def __init__(self) -> None:
         self.built = 0
+        self._parts: list[Any] = []  # what needs a package or a model, since `absent` was asked
         self.servers: dict[str, EndpointBackend] = {}
         self._wrong: Exception | None = None  # what a constructor said last
 
@@ -84,14 +93,42 @@ class ConfigCheck:
             return refusal(parser, str(error))
         except (ValueError, TypeError, OSError) as error:
             return Refusal(" ".join(str(error).split()))
+        asked = inspect.signature(function_of(command)).parameters if command in FUNCTIONS else {}
+        for name, each in asked.items():
+            judge = parsed.get(name) if str(each.annotation).startswith("Labeler | str") else None
+            if isinstance(judge, str):
+                try:
+                    self._note(build_labeler(judge))
+                except ValueError as error:
+                    return Refusal(str(error), name)
         return self._refused_by_constructors(parser, parsed)
+
+    def absent(self, out: Path) -> str | None:
+        """Say which package or model is not there that what was built needs; None if all are.
+
+        Models below ``out`` are for stages to make; those of the hub are not asked for.
+        """
+        parts, self._parts = self._parts, []
+        try:
+            for part in parts:
+                if isinstance(part, EndpointBackend):
+                    openai_package()
+                elif isinstance(part, Lora):
+                    require_peft("to train adapters")
+                elif isinstance(part, PolicyReporting | MatrixJudges):
+                    minilm_folder()
+                elif not Path(part.name).absolute().is_relative_to(out.absolute()):
+                    part.check_exists()
+        except (OSError, ImportError) as error:
+            return explained(error)
+        return None
 
     def unreachable(self) -> str | None:
         """Ask the servers of what was built whether they are there, each once; say which is not."""
         while self.servers:
             try:
                 self.servers.popitem()[1].check()
-            except OSError as error:
+            except (OSError, ImportError) as error:
                 return str(error)
         return None
 
@@ -127,9 +164,19 @@ class ConfigCheck:
             self._wrong = error
             raise
         self.built += not is_dataclass(made)
+        self._note(made)
         if isinstance(made, EndpointBackend):
             self.servers[str(made.base_url)] = made
         return made
+
+    def _note(self, made: object) -> None:
+        """Note what ``absent`` has to look at."""
+        is_judged = isinstance(made, PolicyReporting | MatrixJudges) and made.independent
+        if is_judged or isinstance(made, EndpointBackend | Lora | BackboneOptions):
+            self._parts.append(made)
+        backends = [made] if isinstance(made, LocalBackend) else backends_of(made)
+        local = [each for each in backends if isinstance(each, LocalBackend)]
+        self._parts.extend(each.model.options for each in local)
 
 
 def is_light(kind: type) -> bool:

