@@ -32,9 +32,9 @@ install: $(STAMP) ## Virtual environment with torch, the package and its compile
 
 $(STAMP): $(KERNELS) Makefile $(LOCK)
 	test -x $(PY) || $(PYTHON) -m venv $(VENV)
-	$(PIP) install -q -c $(LOCK) $(TORCH_INDEX) $(BUILD) "$(TORCH)"
-	$(PIP) install -q -c $(LOCK) --no-build-isolation -e ".[dev]"
-	$(PIP) install -q --no-deps $(EMBEDDED)
+	$(PIP) install -c $(LOCK) $(TORCH_INDEX) $(BUILD) "$(TORCH)"
+	$(PIP) install -c $(LOCK) --no-build-isolation -e ".[dev]"
+	$(PIP) install --no-deps $(EMBEDDED)
 	touch $@
 
 lock: ## Write requirements.lock anew: the newest versions that pyproject.toml allows

@@ -19,6 +19,7 @@ _DIGEST = re.compile(r"([0-9a-f]{8})[0-9a-f]{8,}.*")  # and what follows it: set
 _HALF_ESCAPE = re.compile(r"\\u[dD][89a-fA-F]")  # in JSON: may be half a character
 _HALVES = re.compile("[\ud800-\udfff]")
 MOST_SHOWN = 60  # characters of a wrong value that a message repeats
+LONGEST_WORD = 20  # characters of a text that a message repeats: a label, a role, a name
 DATA_BEGIN, DATA_END = "\ufdd0", "\ufdd1"  # noncharacters, which are in no text
 _DATA = re.compile(f"{DATA_BEGIN}([^{DATA_BEGIN}{DATA_END}]*){DATA_END}|[{DATA_BEGIN}{DATA_END}]")
 
@@ -274,15 +275,19 @@ def parse_json(text: str) -> Any:
 
 
 def shown(value: object) -> str:
-    """Return how a message names a wrong value: scalars as they are, short; the rest by its kind."""
+    """Return how a message names a wrong value: a word or number as it is; the rest by its kind.
+
+    Texts may be private, and messages end in logs.
+    """
     if isinstance(value, Mapping):
         names = ", ".join(sorted(map(str, value)))
         return f"an object of {names[:MOST_SHOWN]}" if names else "an empty object"
     if isinstance(value, list | tuple):
         return f"a list of {len(value)}"
-    text = value if isinstance(value, str) else str(value)
-    cut = text if len(text) <= MOST_SHOWN else text[:MOST_SHOWN] + "..."
-    return repr(cut) if isinstance(value, str) else cut
+    if not isinstance(value, str):
+        return str(value)[:MOST_SHOWN]
+    is_word = len(value) <= LONGEST_WORD and len(value.split()) <= 2  # "tie (bothbad)"
+    return repr(value) if is_word else f"a text of {len(value):,} characters"
 
 
 def judge_name(fingerprint: str) -> str:

@@ -165,7 +165,7 @@ def _parse(text: str, where: str) -> object:
         return parse_json(text)
     except json.JSONDecodeError as error:
         raise ValueError(
-            f"{where}: expected JSON, got {text.strip()[:60]!r} ({error}); fix or remove it"
+            f"{where}: expected JSON, got something else ({error}); fix or remove it"
         ) from error
 
 

@@ -138,7 +138,7 @@ def _scored(
     for n, (prompt, text, score) in enumerate(zip(prompts, texts, scores, strict=True)):
         value, finished = float(score), not (is_cut and is_cut[n])
         if not math.isfinite(value):
-            raise ValueError(f"expected a finite reward, got {value} for {text[:60]!r}")
+            raise ValueError(f"expected a finite reward, got {value} for response {n + 1}")
         place = grow, n % count, policy, seed, finished
         rows.append(ScoredResponse(prompt.text, prompt.group, text, value, *place))
     return rows

@@ -72,8 +72,8 @@ class FunctionReward:
         if not bool(values.isfinite().all()):
             place = int((~values.isfinite()).nonzero()[0])
             raise ValueError(
-                f"expected finite rewards from {self.name}, got {values[place].item()} for the "
-                f"response {responses[place][:60]!r}; return a number for every response"
+                f"expected finite rewards from {self.name}, got {values[place].item()} for "
+                f"response {place + 1} of {len(responses)}; return a number for every response"
             )
         return values
 

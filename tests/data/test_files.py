@@ -11,6 +11,7 @@ import pytest
 
 from rlaif_pl.data import disk, files
 from rlaif_pl.data.files import data_files, read_rows, write_lines
+from rlaif_pl.text import shown
 
 ROWS = [{"prompt": "a, b", "n": 1}, {"prompt": 'quoted "x"\nnew line', "n": 2}]
 
@@ -137,6 +138,16 @@ def test_a_broken_file_is_named_with_the_line(tmp_path, name, text, place):
     (tmp_path / name).write_text(text)
     with pytest.raises(ValueError, match=place):
         list(read_rows(tmp_path / name))
+
+
+def test_no_text_of_a_broken_row_is_repeated(tmp_path):
+    (tmp_path / "a.jsonl").write_text('{"x": 1}\n{"prompt": my secret}\n')
+    with pytest.raises(ValueError, match="a.jsonl:2: expected JSON, got something else") as found:
+        list(read_rows(tmp_path / "a.jsonl"))
+    assert "secret" not in str(found.value)
+    assert shown("my secret is that I") == "a text of 19 characters"
+    assert shown("s" * 21) == "a text of 21 characters"
+    assert shown("best_of_b") == "'best_of_b'"
 
 
 def test_text_that_is_not_utf8_is_an_error(tmp_path):

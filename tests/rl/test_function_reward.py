@@ -52,7 +52,7 @@ def test_prompts_and_responses_are_lists_of_one_length(reward, prompts, response
     [
         ([1.0], r"expected short to return 2 rewards, one a response, got shape \(1,\)"),
         ([[1.0], [2.0]], r"got shape \(2, 1\)"),
-        ([1.0, float("nan")], "expected finite rewards from short, got nan for the response 'b'"),
+        ([1.0, float("nan")], "expected finite rewards from short, got nan for response 2 of 2"),
     ],
 )
 def test_wrong_rewards_are_refused(returned, said):

@@ -149,11 +149,14 @@ class RunLoggers(Callback):
     def __init__(self, project: str = "rlaif_pl", name: str | None = None) -> None:
         self.project, self.name = project, name
         self._new: list[Logger] = []  # attached for a fit that has not begun
+        self._earlier: list[Path] = []  # files of a run before it
 
     @override
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         if any(isinstance(logger, HistoryFile) for logger in trainer.loggers):
             return
+        named = (Path(trainer.default_root_dir) / name for name in (HISTORY, WANDB_ID))
+        self._earlier = [path for path in named if path.is_file()]
         ours = default_loggers(trainer.default_root_dir, self.project, self.name)
         trainer.loggers = [*ours, *trainer.loggers]
         self._new = ours if stage == "fit" else []
@@ -174,10 +177,8 @@ class RunLoggers(Callback):
         if not ours or trainer.ckpt_path is not None or not trainer.is_global_zero:
             return
         folder = Path(trainer.default_root_dir)
-        for name in (HISTORY, WANDB_ID):
-            path = folder / name
-            if path.is_file():
-                path.replace(path.with_name(f"{name}.old"))
+        for path in self._earlier:
+            path.replace(path.with_name(f"{path.name}.old"))
         for logger in ours:  # W&B's run begins when something is first logged
             if isinstance(logger, WandbLogger) and logger._experiment is None:
                 logger._id = logger._wandb_init["id"] = run_id(folder)

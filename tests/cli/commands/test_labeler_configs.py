@@ -54,6 +54,7 @@ def test_a_strategy_is_built_for_data_that_is_there(built, file):
     projection = estimate_cost(given.labeler, pairs)  # writes every prompt out and asks nobody
     assert projection.calls >= len(pairs)
     assert given.out == f"runs/labelers/{file.stem}"
+    assert given.gold is None  # whoever names pairs of their own pays for no others
 
 
 @pytest.mark.parametrize("backend", BACKENDS, ids=lambda file: file.stem)

@@ -121,6 +121,15 @@ def test_a_new_fit_is_another_run_of_wandb(monkeypatch, tmp_path, resumed):
     assert ids == {run_id(tmp_path)}
 
 
+def test_a_first_fit_leaves_nothing_of_an_earlier_one(monkeypatch, tmp_path, fit):
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    try:
+        fit(callbacks=[RunLoggers()], max_steps=1)
+    finally:
+        wandb.finish()
+    assert not list(tmp_path.glob("*.old"))
+
+
 def test_a_fit_logs_offline_even_where_home_cannot_be_written(monkeypatch, tmp_path, fit):
     monkeypatch.setenv("HOME", "/proc/none")
     for name in WANDB_FOLDERS:  # set here so that they are unset again afterwards
