@@ -108,6 +108,8 @@ def _of_system(error: OSError) -> str:
     if number == errno.EISDIR:
         return f"expected a file at {place}, got a folder; name a file"
     if number == errno.ENOENT:
+        if _makes_folder(error):
+            return f"expected to be allowed to make {place}, got: {said}; name another place"
         return f"expected a file or folder at {place}, found nothing; check the name"
     return str(error)
 
@@ -122,6 +124,12 @@ def paired(prompts: Sequence[str], responses: Sequence[str]) -> None:
             f"expected one response a prompt, got {len(prompts)} prompts and {len(responses)} "
             "responses; repeat a prompt for each of its responses"
         )
+
+
+def _makes_folder(error: OSError) -> bool:
+    """Tell whether a folder was to be made: /proc and its like then say that there is none."""
+    frames = [frame.f_code.co_name for frame, _ in traceback.walk_tb(error.__traceback__)]
+    return not {"mkdir", "makedirs", "mkdtemp"}.isdisjoint(frames[-1:])
 
 
 def at_least(least: float, **values: float | None) -> None:

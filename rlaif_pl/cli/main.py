@@ -27,6 +27,9 @@ LIGHTNING = ("fit", "validate", "predict")
 DEFAULT_FIT = "quickstart/reward_from_pairs.yaml"
 GROUPS = ("evaluate", "study")  # commands of two words
 ASKS = ("-h", "--help", "help")
+# Functions that keep what they have, and go on when they are called again.
+RESUMED = ("label", "evaluate alignment", "evaluate matrix", "rest", "revise")
+SAY_WHERE = ("export", "rate", "report")  # commands that tell themselves where their files are
 INTERRUPTED = 130  # exit status, as of a shell: 128 + SIGINT
 HELP = """\
 usage: python -m rlaif_pl COMMAND [options]        COMMAND --help says more; --version
@@ -113,7 +116,8 @@ def main(args: Sequence[str] | None = None) -> int:
     try:
         return run_command(command, rest)
     except KeyboardInterrupt:
-        sys.stderr.write(f"{command} was interrupted\n")
+        goes_on = "; the same command goes on where it stopped" if command in RESUMED else ""
+        sys.stderr.write(f"{command} was interrupted{goes_on}\n")
         return INTERRUPTED
     except foreseen_errors() as error:
         if os.environ.get("RLAIF_PL_TRACEBACK") == "1":
@@ -217,7 +221,11 @@ def run_function(command: str, args: list[str]) -> int:
     expand_home(words)
     with place_of(words):
         given = parser.instantiate(words)
-        return function(**{key: given[key] for key in inspect.signature(function).parameters})
+        status = function(**{key: given[key] for key in inspect.signature(function).parameters})
+    out = given.get("out")
+    if status == 0 and isinstance(out, str) and command not in SAY_WHERE:
+        sys.stderr.write(f"{command}: written to {out}\n")
+    return status
 
 
 def place_of(words: Namespace) -> AbstractContextManager[object]:

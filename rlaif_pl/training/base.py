@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar, cast
@@ -26,6 +27,12 @@ from rlaif_pl.training.step_mean import StepMeanModule
 from rlaif_pl.training.trainer_check import PRECISIONS, check_served, check_strategy, most_parts
 
 Model = TypeVar("Model", bound=nn.Module)
+# Warnings of Lightning about what is meant so, wherever a trainer was made.
+MEANT = (
+    r"Found \d+ module\(s\) in eval mode",  # dropout is off in every stage
+    r"You have overridden `transfer_batch_to_device` in",  # pairs for a labeler are text
+    r"Total length of `list` across ranks is zero",  # no row is held out
+)
 CUTTABLE = (SingleDeviceStrategy, DDPStrategy)  # backward passes before the last stay on the rank
 
 
@@ -74,6 +81,8 @@ class TrainableModule(StepMeanModule):
 
     @override
     def setup(self, stage: str) -> None:
+        for message in MEANT:
+            warnings.filterwarnings("ignore", message=message)
         if stage == "predict":
             raise ValueError(
                 f"expected a LabelingModule for predict, got {type(self).__name__}, which predicts "
@@ -147,7 +156,7 @@ class TrainableModule(StepMeanModule):
         mark_adapters(self.trained())
         optimizer = self.build_optimizer()
         schedule = self.scheduler(optimizer)
-        if isinstance(schedule, LinearDecay) and schedule.total_steps is None:
+        if isinstance(schedule, LinearDecay) and (self._trainer or not schedule.total_steps):
             schedule.end_at(self.trainer.estimated_stepping_batches)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 

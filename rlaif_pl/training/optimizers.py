@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping
 from itertools import chain
 from typing import Any
 
+from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 from torch import Tensor, nn
 from torch.optim import AdamW, Optimizer
 from torch.optim.lr_scheduler import LambdaLR
@@ -122,8 +123,16 @@ class LinearDecay(ConstantWithWarmup):
         super().__init__(optimizer, warmup_steps)
 
     def end_at(self, steps: float) -> None:
-        """Take the steps of a fit for ``total_steps`` where that was left out; see ``ValueError``."""
+        """Take the steps of a fit for ``total_steps`` where that was left out; see ``ValueError``.
+
+        Warns where the fit goes on at a rate of 0, and where it ends within the warmup.
+        """
         if self.total_steps is not None:
+            if steps > self.total_steps:
+                rank_zero_warn(
+                    f"the learning rate is 0 from step {self.total_steps} of LinearDecay on, and the fit "
+                    f"goes on to step {steps}: raise total_steps, or set it to null, the fit's own end"
+                )
             return
         if math.isinf(steps):
             raise ValueError(
@@ -131,11 +140,11 @@ class LinearDecay(ConstantWithWarmup):
                 "an end; set one, total_steps of LinearDecay, or take ConstantWithWarmup"
             )
         if steps <= self.warmup_steps:
-            raise ValueError(
+            rank_zero_warn(
                 f"expected warmup_steps below the {int(steps)} steps of the fit, got "
-                f"{self.warmup_steps}; lower it, or train longer"
+                f"{self.warmup_steps}: the learning rate does not fall; lower it, or train longer"
             )
-        self.total_steps = int(steps)
+        self.total_steps = max(int(steps), self.warmup_steps + 1)
 
     @override
     def factor(self, step: int) -> float:

@@ -1,5 +1,7 @@
 """The command line: what it says to a newcomer, to a misspelling and to a missing file."""
 
+import signal
+
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -7,6 +9,7 @@ import yaml
 
 from rlaif_pl import __version__
 from rlaif_pl.cli import main as cli
+from rlaif_pl.cli.commands.train import how_to_go_on
 from rlaif_pl.config_paths import config_paths, find_config
 from rlaif_pl.pipeline.experiment import COMMANDS
 
@@ -277,7 +280,35 @@ def test_an_interrupt_ends_without_a_traceback(monkeypatch, capsys):
 
     monkeypatch.setattr(cli, "run_function", interrupted)
     assert cli.main(["doctor"]) == 130
-    assert "doctor was interrupted" in capsys.readouterr().err
+    assert "doctor was interrupted\n" in capsys.readouterr().err
+    assert cli.main(["label"]) == 130
+    assert "label was interrupted; the same command goes on" in capsys.readouterr().err
+
+
+def test_a_command_says_where_its_files_are(monkeypatch, capsys, tmp_path):
+    def made(out: str, device: str = "cpu") -> int:
+        return 0
+
+    monkeypatch.setattr(cli, "function_of", lambda _: made)
+    assert cli.main(["sample", "--out", str(tmp_path)]) == 0
+    assert capsys.readouterr().err == f"sample: written to {tmp_path}\n"
+    assert cli.main(["export", "--out", str(tmp_path)]) == 0  # says so itself
+    assert capsys.readouterr().err == ""
+
+
+def test_an_interrupted_fit_says_how_it_goes_on(fit_config, monkeypatch, caplog):
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("rlaif_pl.training.SFTModule.training_step", interrupted)
+    before = signal.getsignal(signal.SIGINT)  # Lightning ignores it from then on
+    try:
+        with pytest.raises(SystemExit):
+            cli.main(["fit", "--config", fit_config()])
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert "before its first checkpoint; the same command begins anew" in caplog.text
+    assert "--ckpt_path a/last.ckpt" in how_to_go_on("a/last.ckpt")
 
 
 def test_a_device_that_is_not_there_is_explained(fit_config, monkeypatch, capsys):

@@ -171,6 +171,12 @@ def test_a_killed_fit_goes_on_at_the_rates_that_it_would_have_had(build, trainer
     assert first + run("part", tmp_path / "part" / "last.ckpt") == whole
 
 
+def test_a_fit_that_goes_on_at_a_rate_of_0_says_so(build, trainer):
+    schedule = partial(LinearDecay, total_steps=2)
+    with pytest.warns(UserWarning, match="is 0 from step 2 of .* goes on to step 3"):
+        trainer(3).fit(*build("sft", scheduler=schedule))
+
+
 def test_a_decay_over_a_fit_without_an_end_is_refused(build, trainer):
     with pytest.raises(ValueError, match="expected trainer.max_steps or trainer.max_epochs"):
         trainer(-1).fit(*build("sft", scheduler=LinearDecay))

@@ -49,15 +49,26 @@ def test_a_fit_says_where_the_decay_ends_if_nobody_else_does():
 
 
 @pytest.mark.parametrize(
-    ("steps", "said"),
+    ("total", "steps", "said"),
     [
-        (float("inf"), "expected trainer.max_steps or trainer.max_epochs"),
-        (5, "warmup_steps below the 5 steps of the fit, got 5"),
+        (None, 5, "warmup_steps below the 5 steps of the fit, got 5"),
+        (
+            6,
+            8,
+            "the learning rate is 0 from step 6 of LinearDecay on, and the fit goes on to step 8",
+        ),
     ],
 )
-def test_a_fit_without_an_end_or_within_the_warmup_is_refused(steps, said):
-    with pytest.raises(ValueError, match=said):
-        LinearDecay(optimizer(), warmup_steps=5).end_at(steps)
+def test_a_fit_within_the_warmup_or_beyond_the_decay_warns(total, steps, said):
+    schedule = LinearDecay(optimizer(), 5, total)
+    with pytest.warns(UserWarning, match=said):
+        schedule.end_at(steps)
+    assert rates(schedule, 5) == pytest.approx([0.2, 0.4, 0.6, 0.8, 1.0])
+
+
+def test_a_fit_without_an_end_is_refused():
+    with pytest.raises(ValueError, match="expected trainer.max_steps or trainer.max_epochs"):
+        LinearDecay(optimizer(), warmup_steps=5).end_at(float("inf"))
 
 
 def test_a_decay_whose_end_nobody_says_is_refused_where_it_would_begin():

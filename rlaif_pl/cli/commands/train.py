@@ -34,8 +34,6 @@ UNHELPFUL = (
     r"LightningCLI's args parameter is intended",  # the words are ours, not those of a script
     r".*does not have many workers",  # batches are text: a worker would cost more than it saves
     r".*is smaller than the logging interval",  # stages are short; every step is logged anyway
-    r"Found \d+ module\(s\) in eval mode",  # on purpose: dropout is off in every stage
-    r"You have overridden `transfer_batch_to_device` in",  # on purpose: pairs for a labeler are text
     r"The `srun` command is available on your system but is not used",  # `run` starts the ranks
     r"`isinstance\(treespec, LeafSpec\)` is deprecated",  # between Lightning and torch
 )
@@ -94,6 +92,7 @@ class CommandLine(LightningCLI):
     """
 
     peers: peers.Peers | None = None
+    fitting: Trainer | None = None
     restarted_by = ""  # torchrun or SLURM, which give the same words again
     command = "fit"
 
@@ -136,6 +135,7 @@ class CommandLine(LightningCLI):
     def before_fit(self) -> None:
         """Keep what is really used, and see ``preflight``; before data are labeled."""
         preflight(self.trainer, self.model)
+        type(self).fitting = self.trainer
         if self.trainer.is_global_zero:
             folder = Path(self.trainer.default_root_dir)
             folder.mkdir(parents=True, exist_ok=True)
@@ -220,7 +220,7 @@ def train(words: list[str]) -> int:
     logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(is_no_advertisement)
     by_torchrun = peers.meet()
     CommandLine.restarted_by = "torchrun" if by_torchrun else "SLURM" if is_requeued() else ""
-    CommandLine.peers, CommandLine.command = None, words[0]
+    CommandLine.peers, CommandLine.fitting, CommandLine.command = None, None, words[0]
     try:
         CommandLine(
             LightningModule,
@@ -237,6 +237,8 @@ def train(words: list[str]) -> int:
             args=words,
         )
     except BaseException as error:
+        if isinstance(error.__context__, KeyboardInterrupt) and CommandLine.fitting is not None:
+            rank_zero_info(how_to_go_on(newest_checkpoint(CommandLine.fitting)))
         others = CommandLine.peers
         if others is None:
             raise
@@ -249,6 +251,13 @@ def train(words: list[str]) -> int:
     if CommandLine.peers is not None:
         CommandLine.peers.stop()
     return 0
+
+
+def how_to_go_on(last: str | None) -> str:
+    """Say after an interrupt how a fit goes on from its last checkpoint."""
+    if last is None:
+        return "fit was interrupted before its first checkpoint; the same command begins anew"
+    return f"fit was interrupted; it goes on with the same command and --ckpt_path {last}"
 
 
 def is_no_advertisement(record: logging.LogRecord) -> bool:

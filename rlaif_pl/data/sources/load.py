@@ -46,6 +46,9 @@ def load_preferences(data: Data) -> LoadedPreferences:
     dropped.update({"in another part": elsewhere} if elsewhere else {})
     if not rows:
         raise ValueError(f"expected pairs in {source.name}, none is left; left out: {dropped}")
+    texts = ((row.prompt, row.first, row.second, str(row.p_first)) for row in rows)
+    if repeated := len(rows) - len(first_places(key_codes(texts))):
+        logger.warning("%s: %d rows repeat another; all are kept", source.name, repeated)
     for reason, count in dropped.items():
         logger.info("%s: left out %d rows: %s", source.name, count, reason)
     return LoadedPreferences(rows[: source.limit], dropped)
