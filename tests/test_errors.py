@@ -8,6 +8,7 @@ import re
 import resource
 import signal
 import sys
+from pathlib import Path
 from typing import Literal
 
 import pytest
@@ -118,3 +119,12 @@ def test_settings_within_their_bounds_pass():
 def test_settings_outside_them_are_named(check, said):
     with pytest.raises(ValueError, match=re.escape(said)):
         check()
+
+
+def test_a_folder_that_cannot_be_made_is_no_name_to_check(tmp_path):
+    with pytest.raises(OSError, match="/proc/nope") as found:
+        Path("/proc/nope/runs").mkdir(parents=True)
+    assert explained(found.value).startswith("expected to be allowed to make /proc/nope, got: ")
+    with pytest.raises(OSError, match="nope") as found:
+        (tmp_path / "nope").read_text()
+    assert explained(found.value).endswith("found nothing; check the name")

@@ -130,8 +130,8 @@ class LinearDecay(ConstantWithWarmup):
         if self.total_steps is not None:
             if steps > self.total_steps:
                 rank_zero_warn(
-                    f"the learning rate is 0 from step {self.total_steps} of LinearDecay on, and the fit "
-                    f"goes on to step {steps}: raise total_steps, or set it to null, the fit's own end"
+                    f"the learning rate is 0 from step {self.total_steps} of LinearDecay on, and the "
+                    f"fit goes on to step {steps}: raise total_steps, or set it to null, the fit's own end"
                 )
             return
         if math.isinf(steps):

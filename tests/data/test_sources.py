@@ -221,3 +221,10 @@ def test_a_part_is_taken_before_the_limit(data_files):
 def test_a_part_outside_the_whole_is_refused(part):
     with pytest.raises(ValueError, match="0 <= from < to <= 1"):
         DataSource("x.jsonl", part=part)
+
+
+def test_rows_that_repeat_another_are_kept_and_counted(caplog):
+    row = {"prompt": "p", "first": "a", "second": "b", "p_first": 0.7}
+    other = row | {"p_first": 0.2}  # another judge of the same pair
+    assert len(load_preferences([row, other, row, row]).rows) == 4
+    assert "2 rows repeat another; all are kept" in caplog.text
