@@ -131,7 +131,7 @@ class LinearDecay(ConstantWithWarmup):
             if steps > self.total_steps:
                 rank_zero_warn(
                     f"the learning rate is 0 from step {self.total_steps} of LinearDecay on, and the "
-                    f"fit goes on to step {steps}: raise total_steps, or set it to null, the fit's own end"
+                    f"fit goes on to step {steps}: raise total_steps, or leave it out for the fit's end"
                 )
             return
         if math.isinf(steps):
