@@ -14,7 +14,7 @@ from rlaif_pl.evaluation.results import StudyResults
 from rlaif_pl.labeling.usage.spending import Price
 from rlaif_pl.models.device import on_device, put, resolve_device
 from rlaif_pl.models.reward import RewardModel
-from rlaif_pl.recipes.studies import labelers, reward_curve, reward_sources, sources
+from rlaif_pl.recipes.studies import labelers, reward_studies, sources
 from rlaif_pl.recipes.studies.fitting import Fitter, Method, Recipe
 from rlaif_pl.recipes.studies.states import StateCache
 from rlaif_pl.statistics import Estimator
@@ -116,10 +116,10 @@ def rewards(
     data, fitter = read_study(human, ai, votes, fitting, device)
     counts: dict[Method, int] = {"head": seeds.head, "top": seeds.top}
     ranges = {method: range(seed, seed + count) for method, count in counts.items()}
-    report = reward_sources.compare_sources(
+    results = reward_studies.compare_sources(
         fitter, data, arms or list(sources.ARMS), ranges, folds, ai_weight, Estimator(draws)
     )
-    finish(reward_sources.to_results(report), out, started)
+    finish(results, out, started)
     return 0
 
 
@@ -158,10 +158,10 @@ def curve(
     data, fitter = read_study(human, ai, None, fitting, device)
     compared, seeds = arms or ["human", "ai"], range(seed, seed + subsets)
     sizes = sizes or [25, 50, 100, 200, 400]
-    report = reward_curve.draw_curve(
+    results = reward_studies.draw_curve(
         fitter, data, compared, sizes, seeds, folds, method, Estimator(draws)
     )
-    finish(reward_curve.to_results(report), out, started)
+    finish(results, out, started)
     return 0
 
 

@@ -128,10 +128,8 @@ class Fitter:
             result = self._kept_top(labels, test, head, seed)
         if not torch.isfinite(result).all():
             advice = "lower recipe.lr" if method == "top" else "raise recipe.penalty"
-            raise ValueError(
-                f"expected finite margins after fitting {len(target)} labels, got NaN or infinity; "
-                f"{advice}"
-            )
+            got = f"after fitting {len(target)} labels, got NaN or infinity"
+            raise ValueError(f"expected finite margins {got}; {advice}")
         return np.asarray(result.double().numpy(), np.float64)
 
     def _kept_top(self, labels: Labels, test: Index, head: Tensor, seed: int) -> Tensor:
@@ -142,7 +140,7 @@ class Fitter:
         if path.is_file():
             return torch.tensor(json.loads(path.read_text(encoding="utf-8")))
         self._train(labels, head, seed)
-        result = self._judge(test)
+        result = self._less_second(test, self.reward.rewards, self.recipe.batch_size).squeeze(1)
         if torch.isfinite(result).all():  # the caller refuses any other
             write_json(path, result.tolist())
         return result
@@ -179,10 +177,6 @@ class Fitter:
                 parts = [window[n : n + size] for n in range(0, len(window), size)]
                 for part in generator.permutation(len(parts)):
                     yield parts[part]
-
-    def _judge(self, test: Index) -> Tensor:
-        """Margins of pairs by the model as it is now. ``(len(test),)``."""
-        return self._less_second(test, self.reward.rewards, self.recipe.batch_size).squeeze(1)
 
     def _features(self) -> Tensor:
         path = self.folder / f"{self.key}-features.safetensors"

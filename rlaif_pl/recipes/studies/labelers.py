@@ -71,9 +71,8 @@ def read_rows(path: Path | str) -> list[LabelerRow]:
     try:
         content = json.loads(source.read_text(encoding="utf-8"))
     except ValueError as error:  # broken JSON, or no text
-        raise ValueError(
-            f"expected JSON in {source}, got something else ({error}); {advice}"
-        ) from error
+        said = f"expected JSON in {source}, got something else ({error}); {advice}"
+        raise ValueError(said) from error
     if not isinstance(content, dict) or not content.get("rows"):
         got = f"{type(content).__name__} without 'rows'"
         raise ValueError(f"expected {source} to hold rows of labelers, got {got}; {advice}")
@@ -98,16 +97,11 @@ def cost_results(rows: Sequence[LabelerRow], prices: Mapping[str, Price]) -> Stu
         times = row.human_usd.value / dearest if dearest > 0 else None
         tokens = f"{row.read:.0f} + {row.written:.0f}"
         rate = 3600 / seconds if seconds > 0 else None
-        cells = [tokens, seconds, rate, *paid.values()]
-        body.append([row.name, row.alignment, *cells, row.human_usd, times])
-        found = {
-            "alignment": row.alignment.value,
-            "tokens_read": row.read,
-            "tokens_written": row.written,
-            "seconds_per_pair": seconds,
-            "human_usd": row.human_usd.value,
-            **paid,
-        }
+        body.append([row.name, row.alignment, tokens, seconds, rate, *paid.values()])
+        body[-1] += [row.human_usd, times]
+        found = {"alignment": row.alignment.value, "tokens_read": row.read}
+        found |= {"tokens_written": row.written, "seconds_per_pair": seconds}
+        found |= {"human_usd": row.human_usd.value, **paid}
         records.append({"labeler": row.name, **found})
         part = f"cost/{row.name.replace(' ', '_')}"
         metrics |= {f"{part}/{key}": value for key, value in found.items() if math.isfinite(value)}
@@ -120,9 +114,11 @@ def cost_results(rows: Sequence[LabelerRow], prices: Mapping[str, Price]) -> Stu
         "The last column divides a person's price by that of the dearest endpoint listed: the price of "
         "a label says nothing of its worth, which is the first column.",
     ]
-    tables = [Table("What a preference label costs", header, body)]
+    tables, figure = (
+        [Table("What a preference label costs", header, body)],
+        _cost_figure(rows, prices),
+    )
     caption = "Price of a preference label by labeler and endpoint, beside a person's"
-    figure = _cost_figure(rows, prices)
     return StudyResults("label_cost", tables, notes, records, metrics, figure, caption)
 
 
@@ -138,12 +134,8 @@ def size_results(rows: Sequence[LabelerRow]) -> StudyResults:
         whole, gain, matched = row.alignment, row.gain_over_length, row.length_matched
         body.append([row.name, whole, gain, matched, row.seconds_per_pair, whole.n])
         metrics |= whole.to_metrics(f"size/{row.name.replace(' ', '_')}/alignment")
-        record: dict[str, object] = {
-            "labeler": row.name,
-            "alignment": whole.value,
-            "low": whole.low,
-        }
-        record |= {"high": whole.high, "gain_over_length": gain.value}
+        record: dict[str, object] = {"labeler": row.name, "alignment": whole.value}
+        record |= {"low": whole.low, "high": whole.high, "gain_over_length": gain.value}
         record |= {"length_matched": matched.value, "seconds_per_pair": row.seconds_per_pair}
         records.append(record)
     tables = [Table("Agreement with people by size of the labeler", header, body)]
@@ -175,13 +167,9 @@ def _size_figure(rows: Sequence[LabelerRow]) -> Figure:
     figure = Figure(figsize=(6.4, 3.0))
     ax = plain_axes(figure)
     place = np.arange(len(rows))
-    parts = {
-        "all pairs": [row.alignment for row in rows],
-        "like length": [row.length_matched for row in rows],
-    }
-    for number, (label, intervals) in enumerate(parts.items()):
-        places = place + 0.1 * number
-        error_bars(ax, places, intervals, fmt="o", color=COLORS[number], label=label)
+    whole, matched = [row.alignment for row in rows], [row.length_matched for row in rows]
+    error_bars(ax, place, whole, fmt="o", color=COLORS[0], label="all pairs")
+    error_bars(ax, place + 0.1, matched, fmt="o", color=COLORS[1], label="like length")
     ax.axhline(50, color="#999999", linewidth=0.8, linestyle=":")
     ax.set_xticks(place, [row.name for row in rows], fontsize=8)
     ax.set_ylabel("agreement with people, %")

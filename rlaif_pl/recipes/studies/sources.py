@@ -14,15 +14,8 @@ from rlaif_pl.data.disk import file_named
 from rlaif_pl.data.preferences import write_preferences
 from rlaif_pl.data.sources import DataSource, load_preferences
 from rlaif_pl.evaluation.pairs import correctness, lengths_of, side
-from rlaif_pl.recipes.studies.fitting import (
-    Array,
-    Fitter,
-    Index,
-    Labels,
-    Method,
-    labels_of,
-    merged,
-)
+from rlaif_pl.recipes.studies import fitting
+from rlaif_pl.recipes.studies.fitting import Array, Fitter, Index, Labels, Method, labels_of
 from rlaif_pl.types import Preference
 
 ARM_TITLES = {"human": "RLHF", "ai": "RLAIF", "hybrid": "hybrid"}
@@ -47,7 +40,7 @@ class TwiceLabeled:
             raise ValueError(f"expected arms among {', '.join(ARMS)}, got {arm!r}")
         rows, human, ai = range(len(self.pairs)), self.human.tolist(), self.ai.tolist()
         if arm == "hybrid":
-            return merged(labels_of(rows, human), labels_of(rows, ai, ai_weight))
+            return fitting.merged(labels_of(rows, human), labels_of(rows, ai, ai_weight))
         return labels_of(rows, human if arm == "human" else ai)
 
 
@@ -87,9 +80,9 @@ def fold_of(groups: Sequence[str], folds: int, seed: int) -> Index:
     """Put each group into one of ``folds`` folds of like size, from 2 to their number. ``(N,)``."""
     names, member = np.unique(np.asarray(groups), return_inverse=True)
     if not 2 <= folds <= len(names):
+        most = f"from 2 to the number of posts ({len(names)})"
         raise ValueError(
-            f"expected folds from 2 to the number of posts ({len(names)}), got {folds}; "
-            "set folds accordingly or give more pairs"
+            f"expected folds {most}, got {folds}; set folds accordingly or give more pairs"
         )
     place = np.random.default_rng(seed).permutation(len(names))
     assigned: Index = (place % folds)[member]

@@ -63,7 +63,8 @@ def test_a_finished_fit_is_read_not_repeated(fitter, filled, judged, monkeypatch
 
 def test_a_fit_that_diverges_says_what_to_change_and_is_not_kept(fitter, monkeypatch):
     labels, test = labels_of(range(8), [0.9] * 8), np.arange(16, 20)
-    monkeypatch.setattr(fitter, "_judge", lambda test: torch.full((len(test),), torch.nan))
+    judged = lambda rows, *_: torch.full((len(rows), 1), torch.nan)  # noqa: E731
+    monkeypatch.setattr(fitter, "_less_second", judged)
     with pytest.raises(ValueError, match="expected finite margins .*; lower recipe.lr"):
         fitter.margins(labels, test, "top", seed=0)
     assert not list(fitter.folder.rglob("*.json"))

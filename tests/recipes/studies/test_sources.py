@@ -4,7 +4,7 @@ import math
 import numpy as np
 import pytest
 
-from rlaif_pl.recipes.studies import reward_curve, reward_sources
+from rlaif_pl.recipes.studies import reward_studies
 from rlaif_pl.recipes.studies.fitting import Fitter, Recipe
 from rlaif_pl.recipes.studies.sources import cross_fitted, label_twice, smallest_training_part
 from rlaif_pl.statistics import Estimator
@@ -65,24 +65,27 @@ def test_every_pair_is_judged_once_a_seed_by_models_that_never_saw_its_post(
 
 def test_sources_report(fitter, twice, tmp_path):
     seeds = {"head": range(2), "top": range(1)}
-    report = reward_sources.compare_sources(
+    results = reward_studies.compare_sources(
         fitter, twice, ["human", "ai", "hybrid"], seeds, folds=2, estimator=Estimator(50)
     )
-    names = [judge.name for judge in report.judges]
+    judges, differences = results.tables
+    names = [row[0] for row in judges.rows]
     assert names[:3] == ["RLHF, head", "RLAIF, head", "hybrid, head"]
-    assert names[-2:] == [reward_sources.LABELER, reward_sources.LENGTH]
-    labeler = report.judges[-2].accuracy
+    assert names[-2:] == [reward_studies.LABELER, reward_studies.LENGTH]
+    found = results.metrics
     # 22 right, the first wrong, the last without a label counted half
-    assert labeler["all"].value == pytest.approx(22.5 / 24)
-    assert labeler["strong"].value == pytest.approx(0.9)
-    length = report.judges[-1]
-    assert length.accuracy["all"].value == 1.0  # the good one is the longer one in every pair
-    assert math.isnan(length.ece)
-    versus = [c for c in report.comparisons if c.first == "AI labeler itself"]
+    assert found["sources/ai_labeler_itself/accuracy_all"] == pytest.approx(22.5 / 24)
+    assert found["sources/ai_labeler_itself/accuracy_strong"] == pytest.approx(0.9)
+    # the good one is the longer one in every pair
+    assert found["sources/longer_one_wins/accuracy_all"] == 1.0
+    assert "sources/ai_labeler_itself/ece" in found
+    assert "sources/longer_one_wins/ece" not in found
+    assert {row["ece"] for row in results.records if row["votes"] != "all"} == {""}
     # 22 zeros, one -1, one -1/2, all of different posts but for the pairs of one
-    assert versus[0].difference.value == pytest.approx(-1.5 / 24)
-    assert versus[0].detectable > 0
-    results = reward_sources.to_results(report)
+    versus = "sources/ai_labeler_itself_minus_longer_one_wins"
+    assert found[versus] == pytest.approx(-1.5 / 24)
+    assert found[f"{versus}_detectable"] > 0
+    assert len(differences.rows) == 2 * 3 + 3 + 7  # arms of a method, methods of an arm, the rule
     results.write(tmp_path / "out")
     page = (tmp_path / "out" / "results.md").read_text(encoding="utf-8")
     assert "detectable" in page
@@ -93,30 +96,32 @@ def test_sources_report(fitter, twice, tmp_path):
 
 def test_every_subset_of_votes_is_drawn(fitter, twice):
     seeds = {"head": range(1), "top": range(1)}
-    report = reward_sources.compare_sources(
-        fitter, twice, ["human"], seeds, folds=2, estimator=Estimator(20)
-    )
     most = [f"c{confidence}" for confidence in (1, 2, 3, 4, 6, 7, 8, 9)]  # of the signed scale
-    judges = [
-        dataclasses.replace(judge, accuracy=dict.fromkeys(["all", *most], judge.accuracy["all"]))
-        for judge in report.judges
-    ]
-    results = reward_sources.to_results(dataclasses.replace(report, judges=judges))
+    data = dataclasses.replace(twice, strata=dict.fromkeys(most, twice.human))
+    results = reward_studies.compare_sources(
+        fitter, data, ["human"], seeds, folds=2, estimator=Estimator(20)
+    )
     legend = results.figure.axes[0].get_legend()
     assert [text.get_text() for text in legend.get_texts()] == ["all", *most]
 
 
 def test_curve_report(fitter, twice, tmp_path):
-    report = reward_curve.draw_curve(
+    results = reward_studies.draw_curve(
         fitter, twice, ["human", "ai"], [4, 8, 500], range(3), folds=3, estimator=Estimator(50)
     )
     most = smallest_training_part(twice.groups, 3, range(3))
-    assert [point.size for point in report.points] == [4, 8, most]
-    point = report.points[0]
-    gap = point.accuracy["ai"].value - point.accuracy["human"].value
-    assert point.gap.value == pytest.approx(gap)
-    assert report.length_rule.value == 1.0
-    results = reward_curve.to_results(report)
+    assert [row[0] for row in results.tables[0].rows] == [4, 8, most]
+    found = results.metrics
+    gap = found["curve/ai/4"] - found["curve/human/4"]
+    assert found["curve/gap/4"] == pytest.approx(gap)
+    assert found["curve/length_rule"] == 1.0
     results.write(tmp_path)
     assert "RLAIF - RLHF" in results.page.markdown()
-    assert "curve/ai/4" in results.metrics
+
+
+def test_a_curve_of_one_arm_has_no_gap(fitter, twice):
+    results = reward_studies.draw_curve(
+        fitter, twice, ["human"], [4], range(1), folds=3, estimator=Estimator(20)
+    )
+    assert "RLAIF - RLHF" not in results.page.markdown()
+    assert not [key for key in results.metrics if "gap" in key]
