@@ -90,9 +90,8 @@ class Reviser:
         shown, examples_version = revision_prompt.load_examples(
             options.examples, self.principles, options.shots
         )
-        self.layout = revision_prompt.RevisionLayout(
-            texts, self.principles, shown, options.critiques, options.chat_template
-        )
+        told = options.critiques, options.chat_template
+        self.layout = revision_prompt.RevisionLayout(texts, self.principles, shown, *told)
         self.prompt_version = (
             f"{layout_version}+{principles_version}+shots={options.shots}:{examples_version}"
             f"+critiques={int(options.critiques)}+max={options.max_answer_tokens},"

@@ -135,7 +135,8 @@ class Rest:
         demonstrations = rest_samples.read_samples(start / "demonstrations.jsonl")
         for grow in range(1, self.grow_steps + 1):
             before, given = self.policy, {"policy": self.origin}
-            folder, _ = self.parts.run(f"grow-{grow}", given, partial(self._grow, number=grow))
+            draw = partial(self._draw, policy=before, grow=grow)
+            folder, _ = self.parts.run(f"grow-{grow}", given, draw)
             rows = [*demonstrations, *rest_samples.read_samples(folder / "samples.jsonl")]
             for number in range(1, len(self.improve.levels) + 1):
                 folder, result = self._improve(grow, number, rows)
@@ -159,12 +160,7 @@ class Rest:
         path = folder / "demonstrations.jsonl"
         rows = rest_samples.score_demonstrations(path, self.reward, self.train, self.seed)
         mean = math.fsum(row.reward for row in rows) / max(len(rows), 1)
-        return {"demonstration_reward": mean} | self._judge(folder, self.policy)
-
-    def _grow(self, folder: Path, number: int) -> Result:
-        seed = sample_seed(self.seed, "grow", number)
-        path = folder / "samples.jsonl"
-        return self._draw(path, self.policy, self.train, self.drawing, number, seed)
+        return {"demonstration_reward": mean} | self._draw(folder, self.policy)
 
     def _improve(
         self, grow: int, number: int, rows: Sequence[ScoredResponse]
@@ -177,20 +173,14 @@ class Rest:
             data = folder / "kept.jsonl"
             asked = {row.text: row.text for row in self.train}  # with their turns, which no row has
             write_prompts(data, (rest_samples.demonstration(r, asked[r.prompt]) for r in kept))
-            template = self.resolved_template
-            config = fit_config(
-                self.policy, data, folder, self.improve, template, number, self.seed
-            )
+            options = self.improve, self.resolved_template, number, self.seed
+            config = fit_config(self.policy, data, folder, *options)
             if not (folder / "policy" / "config.json").is_file():  # written at once, at the end
                 self.fit(config, folder)
-            return {
-                "kept": float(len(kept)),
-                "demonstrations": float(
-                    sum(row.policy == rest_samples.DEMONSTRATION for row in kept)
-                ),
-                "level": level,
-                "lr": self.improve.rate(number),
-            } | self._judge(folder, self._trained(folder))
+            known = sum(row.policy == rest_samples.DEMONSTRATION for row in kept)
+            result = {"kept": float(len(kept)), "demonstrations": float(known), "level": level}
+            result["lr"] = self.improve.rate(number)
+            return result | self._draw(folder, self._trained(folder))
 
         # what changes what a fit gives, not when the loop ends
         fitting = dataclasses.replace(self.improve, levels=[0.0], early_stop=True, min_gain=0.0)
@@ -198,21 +188,16 @@ class Rest:
         given["improve"] = dataclasses.asdict(fitting)
         return self.parts.run(f"improve-{grow}-{number}", given, work)
 
-    def _judge(self, folder: Path, policy: BackboneOptions) -> Result:
-        """Measure a policy on the validation prompts, with the same noise for every policy."""
-        path, seed = folder / "validation.jsonl", sample_seed(self.seed, "validation")
-        return self._draw(path, policy, self.validation, self.judging, 0, seed)
+    def _draw(self, folder: Path, policy: BackboneOptions, grow: int = 0) -> Result:
+        """Draw for a Grow step, or (0) for the validation prompts, with one noise for all policies.
 
-    def _draw(
-        self,
-        path: Path,
-        policy: BackboneOptions,
-        prompts: Sequence[Prompt],
-        drawing: Drawing,
-        grow: int,
-        seed: int,
-    ) -> Result:
-        """Draw samples; mean reward with its interval by prompt, words, share of unfinished ones."""
+        Returns mean reward with its interval by prompt, words, and the share of unfinished ones.
+        """
+        path, prompts, drawing = folder / "validation.jsonl", self.validation, self.judging
+        seed = sample_seed(self.seed, "validation")
+        if grow:
+            path, prompts, drawing = folder / "samples.jsonl", self.train, self.drawing
+            seed = sample_seed(self.seed, "grow", grow)
         model = load_policy(policy, self.resolved_template).to(resolve_device())
         rows = rest_samples.draw_samples(
             path, model, self.reward, prompts, drawing, grow=grow, seed=seed
@@ -227,10 +212,8 @@ class Rest:
 
     def _trained(self, folder: Path) -> BackboneOptions:
         """Return the policy an Improve step wrote, cut as the first one is."""
-        name = str(folder / "policy")
-        return dataclasses.replace(
-            self.policy, name=name, num_layers=None, revision=None, create_with=None
-        )
+        whole = {"num_layers": None, "revision": None, "create_with": None}
+        return dataclasses.replace(self.policy, name=str(folder / "policy"), **whole)
 
 
 def reward_identity(reward: Reward) -> str:

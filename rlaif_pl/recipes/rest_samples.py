@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from itertools import chain
 from pathlib import Path
@@ -95,9 +95,7 @@ def draw_samples(
             asked = [prompt for prompt in part for _ in range(count)]
             texts, cut = list(chain(*responses.texts)), list(chain(*responses.unfinished))
             drawn_by = policy.fingerprint
-            rows = _scored(asked, texts, reward, drawn_by, grow, seed, cut, count)
-            _append_samples(path, rows)
-            known += rows
+            known += _append_scored(path, asked, texts, reward, drawn_by, grow, seed, cut, count)
     return known
 
 
@@ -110,9 +108,8 @@ def score_demonstrations(
     if len(known) == len(rows):
         return known
     path.unlink(missing_ok=True)
-    scored = _scored(rows, [str(row.reference) for row in rows], reward, DEMONSTRATION, 0, seed)
-    _append_samples(path, scored)
-    return scored
+    texts = [str(row.reference) for row in rows]
+    return _append_scored(path, rows, texts, reward, DEMONSTRATION, 0, seed)
 
 
 def demonstration(row: ScoredResponse, prompt: str) -> Prompt:
@@ -121,7 +118,8 @@ def demonstration(row: ScoredResponse, prompt: str) -> Prompt:
     return Prompt(prompt, row.group, row.response, mark)
 
 
-def _scored(
+def _append_scored(
+    path: Path,
     prompts: Sequence[Prompt],
     texts: Sequence[str],
     reward: Reward,
@@ -131,7 +129,7 @@ def _scored(
     is_cut: Sequence[bool] | None = None,
     count: int = 1,
 ) -> list[ScoredResponse]:
-    """Score responses, ``count`` to a prompt behind each other; ValueError for one not finite."""
+    """Score responses, ``count`` to a prompt behind each other, and write them; all must be finite."""
     asked = [prompt.text for prompt in prompts]
     rows: list[ScoredResponse] = []
     scores = score_with(reward, asked, texts, columns_of(prompts)) if texts else []
@@ -141,13 +139,10 @@ def _scored(
             raise ValueError(f"expected a finite reward, got {value} for response {n + 1}")
         place = grow, n % count, policy, seed, finished
         rows.append(ScoredResponse(prompt.text, prompt.group, text, value, *place))
-    return rows
-
-
-def _append_samples(path: Path, rows: Iterable[ScoredResponse]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.touch()
     replace_end(path, "".join(_line(row) + "\n" for row in rows).encode(), sync=True)
+    return rows
 
 
 def read_samples(path: Path) -> list[ScoredResponse]:

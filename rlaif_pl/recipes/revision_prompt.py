@@ -12,7 +12,7 @@ import hashlib
 import json
 import os.path
 from dataclasses import dataclass, fields
-from typing import TypeVar
+from typing import Literal, TypeVar
 
 from rlaif_pl.labeling.calls import Question
 from rlaif_pl.labeling.prompting.templates import parse_yaml, read_versioned
@@ -91,11 +91,8 @@ def _load(name: str, kind: type[Entry]) -> tuple[tuple[Entry, ...], str]:
 
 def _texts(row: object, names: tuple[str, ...], where: str) -> dict[str, str]:
     """Return the texts of a mapping that has some by these names and nothing else."""
-    if (
-        isinstance(row, dict)
-        and set(row) == set(names)
-        and all(isinstance(text, str) and text.strip() for text in row.values())
-    ):
+    is_whole = isinstance(row, dict) and set(row) == set(names)
+    if is_whole and all(isinstance(text, str) and text.strip() for text in row.values()):
         return {key: text.strip() for key, text in row.items()}
     got = sorted(map(str, row)) if isinstance(row, dict) else type(row).__name__
     raise ValueError(f"expected {where} to have a text for each of {list(names)}, got {got}")
@@ -165,16 +162,14 @@ class RevisionLayout:
 
     def critique(self, prompt: str, response: str, principle: Principle) -> Question:
         """Return the question whose answer is a critique of a response."""
-        asked = self._asked(
-            prompt, response, f"{self.texts['critique request']} {principle.critique}"
-        )
+        asked = self._until("critique", prompt, response, principle)
         return self._ask(self._head(prompt), asked, self.texts["critique"])
 
     def revision(
         self, prompt: str, response: str, principle: Principle, critique: str | None
     ) -> Question:
         """Return the question whose answer is a revision; right away where there is no critique."""
-        asked = self._to_revise(prompt, response, principle, critique)
+        asked = self._until("revision", prompt, response, principle, critique)
         return self._ask(self._head(prompt), asked, self.texts["revision"])
 
     def _ask(self, head: str, body: str, assistant_prefix: str) -> Question:
@@ -195,21 +190,25 @@ class RevisionLayout:
 
     def _example(self, example: Example) -> str:
         principle = next(each for each in self.principles if each.name == example.principle)
-        critique = example.critique if self.critiques else None
-        asked = self._to_revise(example.prompt, example.response, principle, critique)
+        given = example.prompt, example.response, principle
+        asked = self._until("revision", *given, example.critique if self.critiques else None)
         revision = f"{self.texts['revision']} {mark_data(example.revision)}"
         return BLANK.join([self.texts["example"], asked, revision])
 
-    def _to_revise(
-        self, prompt: str, response: str, principle: Principle, critique: str | None
+    def _until(
+        self,
+        part: Literal["critique", "revision"],
+        prompt: str,
+        response: str,
+        principle: Principle,
+        critique: str | None = None,
     ) -> str:
-        """Return a conversation up to where the model revises."""
-        requests = [f"{self.texts['revision request']} {principle.revision}"]
+        """Return a conversation up to where the model criticizes or revises."""
+        parts = [f"{self.dialogue(prompt, marked=True)} {mark_data(response.strip())}"]
+        if part == "critique" or critique is not None:
+            parts.append(f"{self.texts['critique request']} {principle.critique}")
         if critique is not None:
-            said = f"{self.texts['critique']} {mark_data(critique.strip())}"
-            requests = [f"{self.texts['critique request']} {principle.critique}", said, *requests]
-        return self._asked(prompt, response, *requests)
-
-    def _asked(self, prompt: str, response: str, *requests: str) -> str:
-        said = f"{self.dialogue(prompt, marked=True)} {mark_data(response.strip())}"
-        return BLANK.join([said, *requests])
+            parts.append(f"{self.texts['critique']} {mark_data(critique.strip())}")
+        if part == "revision":
+            parts.append(f"{self.texts['revision request']} {principle.revision}")
+        return BLANK.join(parts)
