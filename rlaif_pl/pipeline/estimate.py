@@ -13,10 +13,10 @@ from rich.console import Console
 
 from rlaif_pl.labeling.registry import LABELERS, build_labeler
 from rlaif_pl.labeling.usage.projection import CHARACTERS_PER_TOKEN, Projection, estimate_cost
-from rlaif_pl.pipeline.estimate_inputs import Expect, Inputs, at, number_at
+from rlaif_pl.pipeline.estimate_inputs import Expect, Inputs
 from rlaif_pl.pipeline.estimate_training import CONTEXT_BYTES, GIB, Fit, rewards_at
 from rlaif_pl.pipeline.experiment import Experiment
-from rlaif_pl.pipeline.yaml_files import Value
+from rlaif_pl.pipeline.yaml_files import Value, at, number_at
 from rlaif_pl.tables import Cell, Column, Columns, Rows, Table
 from rlaif_pl.types import Labeler, Preference
 
@@ -50,11 +50,11 @@ class StageEstimate:
 
 def estimate(experiment: Experiment) -> tuple[Expect, list[StageEstimate]]:
     """Estimate every stage; one that nothing is known of says so."""
-    inputs, found = Inputs(experiment), []
-    for stage in experiment.stages:
-        one = _stage(stage.command, experiment.resolve(stage, "${out}"), inputs)
-        found.append(replace(one, stage=stage.name))
-    return inputs.expect, found
+    inputs = Inputs(experiment)
+    return inputs.expect, [
+        replace(_stage(each.command, experiment.resolve(each, "${out}"), inputs), stage=each.name)
+        for each in experiment.stages
+    ]
 
 
 def _stage(command: str, content: dict[str, Value], inputs: Inputs) -> StageEstimate:
@@ -118,8 +118,8 @@ def _run(name: str, rows: float | None, read: float, write: float, inputs: Input
     """A model that reads and writes so many tokens a row."""
     if rows is None:
         return StageEstimate(note=NO_ROWS)
-    expect = inputs.expect
-    rate, length = expect.decode_utilization, expect.prompt_tokens + expect.response_tokens
+    length = inputs.expect.prompt_tokens + inputs.expect.response_tokens
+    rate = inputs.expect.decode_utilization
     hours = _hours(name, rows * read, rows * write, length, rate, inputs)
     note = f"size of {name} not known" if hours is None else ""
     return StageEstimate(rows=rows, gpu_hours=hours or 0.0, note=note)
@@ -132,8 +132,8 @@ def _hours(
     shape, expect = inputs.shape(name), inputs.expect
     if shape is None:
         return None
-    reading = expect.hours(shape.forward_flops(read, length))
-    return reading + expect.hours(shape.forward_flops(written, length, written), rate)
+    writing = expect.hours(shape.forward_flops(written, length, written), rate)
+    return expect.hours(shape.forward_flops(read, length)) + writing
 
 
 def _labeling(labeler: Value, pairs: float | None, inputs: Inputs) -> StageEstimate:
@@ -154,9 +154,8 @@ def _labeling(labeler: Value, pairs: float | None, inputs: Inputs) -> StageEstim
     hours = _hours(name, cost.read, cost.written, length, rate, inputs)
     is_unknown = hours is None and cost.cost_usd is None
     note = f"size of {found.labeler} not known" if is_unknown else ""
-    hours = hours or 0.0
-    unpriced = hours if cost.cost_usd is None else 0.0
-    return replace(found, labels=cost, server_hours=hours, unpriced_hours=unpriced, note=note)
+    spent = hours or 0.0, 0.0 if cost.cost_usd is not None else hours or 0.0
+    return replace(found, labels=cost, server_hours=spent[0], unpriced_hours=spent[1], note=note)
 
 
 def _together(parts: Sequence[StageEstimate]) -> StageEstimate:
@@ -241,25 +240,19 @@ def show_estimates(console: Console, expect: Expect, stages: Sequence[StageEstim
 def _cost_table(expect: Expect, stages: Sequence[StageEstimate]) -> Table:
     columns: Columns = ["stage", Column("rows", ",.0f"), "steps x batch", Column("PFLOP", ",.0f")]
     columns += [Column("GPU-hours", ",.1f"), Column("requests", ",.0f"), "tokens read", "written"]
-    columns += [
-        Column("server GPU-hours", ",.1f"),
-        Column("USD", ",.2f"),
-        Column("note", align="left"),
-    ]
+    columns += [Column("server GPU-hours", ",.1f"), Column("USD", ",.2f")]
+    columns.append(Column("note", align="left"))
     rows: Rows = []
     for stage in stages:
-        fit, labels = stage.fit, stage.labels
         cells: list[Cell] = [stage.stage, "" if stage.rows is None else stage.rows, "", ""]
-        if fit is not None:
+        if fit := stage.fit:
             batch = fit.effective_batch
             cells[2] = "" if fit.rows is None else f"{fit.rows / batch:,.0f} x {batch}"
             cells[3] = (fit.flops + fit.decode_flops) / 1e15
         cells += [stage.gpu_hours or "", "", "", ""]
-        if labels is not None:
-            cells[5:] = [
-                labels.calls,
-                *(f"{n / 1e6:,.1f} M" for n in (labels.read, labels.written)),
-            ]
+        if labels := stage.labels:
+            millions = (f"{n / 1e6:,.1f} M" for n in (labels.read, labels.written))
+            cells[5:] = [labels.calls, *millions]
         note = " ".join(part for part in (stage.labeler, stage.note) if part)
         rows.append([*cells, stage.server_hours or "", stage.usd(expect) or "", note])
     money = [usd for stage in stages if (usd := stage.usd(expect))]
@@ -269,11 +262,10 @@ def _cost_table(expect: Expect, stages: Sequence[StageEstimate]) -> Table:
 
 
 def _weights(trained: int, frozen: int) -> str:
-    kinds = {"trained": trained, "frozen": frozen}
-    sizes = {
-        kind: f"{n / 1e9:.2f}B" if n >= 1e8 else f"{n / 1e6:.1f}M" for kind, n in kinds.items()
-    }
-    return " + ".join(f"{size} {kind}" for kind, size in sizes.items() if kinds[kind])
+    known = [(n, kind) for n, kind in ((trained, "trained"), (frozen, "frozen")) if n]
+    return " + ".join(
+        f"{n / 1e9:.2f}B {kind}" if n >= 1e8 else f"{n / 1e6:.1f}M {kind}" for n, kind in known
+    )
 
 
 def _gib(size: float) -> str:

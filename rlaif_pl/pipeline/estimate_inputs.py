@@ -14,7 +14,7 @@ from jsonargparse.typing import PositiveFloat, PositiveInt
 from transformers import AutoConfig, AutoModelForCausalLM, PretrainedConfig
 
 from rlaif_pl.pipeline.experiment import Experiment
-from rlaif_pl.pipeline.yaml_files import Value, read_yaml
+from rlaif_pl.pipeline.yaml_files import Value, at, number_at, read_yaml
 
 KNOWN: dict[str, Any] = read_yaml(Path(__file__).with_name("estimate_known.yaml"))
 VARIANT = re.compile("(-Instruct|-instruct|-Base|-deduped|-it|-chat)+$")  # of the same size
@@ -46,9 +46,7 @@ class ModelShape:
         self.query = heads * width  # width of all query heads, H d
         self.key = (getattr(config, "num_key_value_heads", None) or heads) * width  # K d
         self.intermediate = inner  # width I of the feed-forward layer
-        self.gated = any(
-            "gate" in name for name in weights
-        )  # three such matrices (SwiGLU), not two
+        self.gated = any("gate" in name for name in weights)  # three such matrices, not two
         self.vocab = config.vocab_size  # rows of the embedding
         self.matrices = sum(shape.numel() for shape in matrices)  # weights, of one layer
         self.matrix_sides = sum(map(sum, matrices))  # weights of an adapter of rank 1 on these
@@ -175,32 +173,20 @@ class Inputs:
     def rows(self, source: Value) -> float | None:
         """Rows of a data source, a name or its fields; None where nobody knows."""
         given = source if isinstance(source, dict) else {"name": source}
-        name, split, limit = str(given.get("name")), given.get("split", "train"), given.get("limit")
+        name, limit = str(given.get("name")), given.get("limit")
+        most = float(limit) if isinstance(limit, int) else None
         folder = given.get("data_dir") or given.get("subset")
         full = f"{name}/{folder}" if folder else name
         rows: dict[str, float] = {**KNOWN["rows"], **self.expect.rows}
-        count = rows.get(f"{full}:{split}", rows.get(full))
+        count = rows.get(f"{full}:{given.get('split', 'train')}", rows.get(full))
         command, made = self.maker(name)
         if count is None and command == "label":
             count = self.rows(made.get("pairs"))
         elif count is None and command == "sample" and (prompts := self.rows(made.get("prompts"))):
             count = prompts * (number_at(made, "sampling.n", 2) / 2 + number_at(made, "spliced", 0))
         if count is None:
-            return float(limit) if isinstance(limit, int) else None
+            return most
         part = given.get("part")
         if isinstance(part, list) and len(part) == 2:
             count *= cast(float, part[1]) - cast(float, part[0])
-        return min(count, limit) if isinstance(limit, int) else float(count)
-
-
-def at(content: Value, key: str) -> Value:
-    """Return what stands at a dotted key; None where there is nothing."""
-    for part in key.split("."):
-        content = content.get(part) if isinstance(content, dict) else None
-    return content
-
-
-def number_at(content: Value, key: str, default: float) -> float:
-    """Return the number that stands at a dotted key."""
-    value = at(content, key)
-    return float(value) if isinstance(value, int | float) else default
+        return float(count) if most is None else min(count, most)

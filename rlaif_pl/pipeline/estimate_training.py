@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from rlaif_pl.pipeline.estimate_inputs import LONGEST, Inputs, ModelShape, at, number_at
-from rlaif_pl.pipeline.yaml_files import Value
+from rlaif_pl.pipeline.estimate_inputs import LONGEST, Inputs, ModelShape
+from rlaif_pl.pipeline.yaml_files import Value, at, number_at
 
 GIB = 2**30
 CONTEXT_BYTES = 2 * GIB  # CUDA context, libraries' workspaces, NCCL buffers
@@ -100,11 +100,10 @@ class Network:
             # one that writes no tokens has a frozen output embedding of its own (`policy.for_role`)
             trained, frozen = (shape.parameters, 0) if writes else (shape.decoder, shape.embedding)
             return Role(name, trained, frozen, self.width, flops)
+        frozen, trained = shape.parameters, self.top * (self.rank or 0) * shape.matrix_sides
         if self.rank is None:
             trained = self.top * shape.layer + shape.final_norm
-        else:
-            trained = self.top * self.rank * shape.matrix_sides
-        frozen = shape.parameters - (trained if self.rank is None else 0)
+            frozen -= trained
         trunk = (shape.layers - self.top) * shape.layer  # one for all roles
         shared = 0 if owns else frozen - trunk
         return Role(name, trained, frozen if owns else 0, self.width, flops, shared)
@@ -177,8 +176,8 @@ class Fit:
         devices, nodes = at(content, "trainer.devices"), number_at(content, "trainer.num_nodes", 1)
         self.ranks = int(devices * nodes) if isinstance(devices, int) else self.expect.gpus
         self.strategy = at(content, "trainer.strategy")
-        said = str(self.strategy)
-        self.is_sharded = "fsdp" in said or "ModelParallelStrategy" in said
+        sharded = ("fsdp", "ModelParallelStrategy")
+        self.is_sharded = any(name in str(self.strategy) for name in sharded)
         self.batch = int(number_at(content, "data.batch_size", 8))
         accumulated = int(number_at(content, "trainer.accumulate_grad_batches", 1))
         self.effective_batch = self.batch * accumulated * self.ranks
@@ -232,6 +231,5 @@ class Fit:
         sampled = self.is_a2c * self.batch * self.row_tokens
         cache = sampled * shape.cache_bytes(2 if self.half else 4)
         views = bool(at(self.strategy, "init_args.gradient_as_bucket_view"))
-        place = self.half, self.ranks, self.is_sharded, views
-        gathered = self.network.gathered(self.half)
-        return Memory(self.roles, moments, *place, gathered, kept, scored, shape.vocab, cache)
+        place = self.half, self.ranks, self.is_sharded, views, self.network.gathered(self.half)
+        return Memory(self.roles, moments, *place, kept, scored, shape.vocab, cache)

@@ -132,3 +132,16 @@ def flatten(content: Value, prefix: str = "") -> dict[str, Value]:
     for key, value in content.items() if isinstance(content, dict) else enumerate(content):
         leaves |= flatten(value, f"{prefix}.{key}" if prefix else str(key))
     return leaves
+
+
+def at(content: Value, key: str) -> Value:
+    """Return what stands at a dotted key; None where there is nothing."""
+    for part in key.split("."):
+        content = content.get(part) if isinstance(content, dict) else None
+    return content
+
+
+def number_at(content: Value, key: str, default: float) -> float:
+    """Return the number that stands at a dotted key."""
+    value = at(content, key)
+    return float(value) if isinstance(value, int | float) else default

@@ -20,8 +20,7 @@ from rlaif_pl.models.actor_critic import ActorCritic
 from rlaif_pl.models.causal import CausalModel
 from rlaif_pl.models.device import on_device, resolve_device
 from rlaif_pl.models.model_folder import check_place
-from rlaif_pl.pipeline.estimate_inputs import at
-from rlaif_pl.pipeline.yaml_files import read_yaml
+from rlaif_pl.pipeline.yaml_files import at, read_yaml
 from rlaif_pl.rl.generate import Responses, generate
 from rlaif_pl.statistics import Estimator
 from rlaif_pl.types import Labeler, Prompt
