@@ -24,7 +24,7 @@ from typing import Any
 from rlaif_pl.data.metric_files import write_json
 from rlaif_pl.pipeline.experiment import TRAINER_COMMANDS, Experiment, Stage
 from rlaif_pl.pipeline.process import arguments, stream
-from rlaif_pl.pipeline.yaml_files import flatten
+from rlaif_pl.pipeline.yaml_files import at
 
 FOLDER = ".nodes"
 BEAT = 1.0  # seconds between two signs of life of node 0
@@ -36,7 +36,7 @@ LOOK = 0.2  # seconds between two looks at files
 
 def num_nodes(experiment: Experiment, stage: Stage) -> int:
     """Return how many nodes a stage spans: its ``trainer.num_nodes``."""
-    number = flatten(experiment.placed(stage)).get("trainer.num_nodes")
+    number = at(experiment.placed(stage), "trainer.num_nodes")
     return number if isinstance(number, int) and stage.command in TRAINER_COMMANDS else 1
 
 

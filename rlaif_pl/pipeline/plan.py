@@ -168,20 +168,17 @@ def folder_lock(out: Path, patience: float = LOCK_PATIENCE) -> Iterator[None]:
         yield
 
 
-def merge_metrics(experiment: Experiment) -> dict[str, float]:
-    """Write ``<out>/metrics.json`` of the finished stages (see ``merge_stages``), and return it."""
+def merge_metrics(experiment: Experiment) -> None:
+    """Write ``<out>/metrics.json`` of the finished stages (see ``merge_stages``)."""
     found: dict[str, dict[str, float]] = {}
     seconds: dict[str, float] = {}
     for stage in experiment.stages:
         folder = experiment.folder(stage)
-        record = read_record(folder / "done.json")
-        if record is None:
-            continue
-        path = folder / "metrics.json"
-        found[stage.name] = read_metrics(path) if path.is_file() else {}
-        seconds[f"run/seconds_{stage.name}"] = round(record.seconds, 3)
+        if record := read_record(folder / "done.json"):
+            path = folder / "metrics.json"
+            found[stage.name] = read_metrics(path) if path.is_file() else {}
+            seconds[f"run/seconds_{stage.name}"] = round(record.seconds, 3)
     total = {"run/seconds": round(sum(seconds.values()), 3)}
     merged = merge_stages(found) | seconds | total
     missing = [key for key, value in merged.items() if not math.isfinite(value)]
     write_metrics(experiment.out / "metrics.json", merged, may_be_missing=missing)
-    return merged

@@ -117,9 +117,9 @@ def _run_in_folder(
             console.print(f"stage {name} was interrupted; {again}", style="yellow")
             if code == 128 + signal.SIGUSR1:
                 slurm.requeue()
+        if code and ended[name] != "interrupted":
+            _explain_failure(plan, code, console)
         if code:
-            if ended[name] != "interrupted":
-                _explain_failure(plan, code, console)
             break
     merge_metrics(experiment)
     console.print(_result_table(experiment, plans, ended).rich())
@@ -139,14 +139,15 @@ def _plan_table(experiment: Experiment, plans: Sequence[Plan]) -> Table:
 
 
 def _result_table(experiment: Experiment, plans: Sequence[Plan], ended: Mapping[str, str]) -> Table:
-    done = {plan.stage.name: read_record(plan.folder / "done.json") for plan in plans}
-    rows = [
-        [name, ended.get(name, "not reached"), duration(record.seconds) if record else ""]
-        for name, record in done.items()
-    ]
-    spent = duration(sum(record.seconds for record in done.values() if record))
+    rows, seconds = [], 0.0
+    for plan in plans:
+        name, record = plan.stage.name, read_record(plan.folder / "done.json")
+        seconds += record.seconds if record else 0.0
+        rows.append(
+            [name, ended.get(name, "not reached"), duration(record.seconds) if record else ""]
+        )
     columns: Columns = ["stage", Column("result", align="left"), "time"]
-    return Table(f"{experiment.name}: stages", columns, rows, ["all", "", spent])
+    return Table(f"{experiment.name}: stages", columns, rows, ["all", "", duration(seconds)])
 
 
 def _run_stage(experiment: Experiment, plan: Plan, launch: Launch) -> int:
@@ -175,12 +176,8 @@ def _run_stage(experiment: Experiment, plan: Plan, launch: Launch) -> int:
 def _set_aside(experiment: Experiment, plan: Plan, console: Console) -> None:
     state = "finished" if (plan.folder / "done.json").is_file() else "unfinished"
     target = move_aside(experiment.out, plan.folder)
-    console.print(
-        f"stage {plan.stage.name} starts over ({escape(plan.reason)}); its {state} folder is kept as "
-        f"{target}",
-        style="yellow",
-        soft_wrap=True,
-    )
+    said = f"stage {plan.stage.name} starts over ({escape(plan.reason)}); its {state} folder "
+    console.print(f"{said}is kept as {target}", style="yellow", soft_wrap=True)
 
 
 def _explain_failure(plan: Plan, code: int, console: Console) -> None:
@@ -193,12 +190,9 @@ def _explain_failure(plan: Plan, code: int, console: Console) -> None:
     if tail := last_lines(log, SHOWN_LINES):
         console.print(f"last lines of {log}:", style="bold", soft_wrap=True)
         console.print(escape(tail), highlight=False, soft_wrap=True)
-    console.print(
-        f"stage {plan.stage.name} failed: {how}; the whole log is {log}. Once the cause is mended, "
-        "the same command goes on from here.",
-        style="bold red",
-        soft_wrap=True,
-    )
+    again = "Once the cause is mended, the same command goes on from here."
+    said = f"stage {plan.stage.name} failed: {how}; the whole log is {log}. {again}"
+    console.print(said, style="bold red", soft_wrap=True)
 
 
 @contextmanager

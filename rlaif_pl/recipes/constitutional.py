@@ -1,11 +1,8 @@
 """The supervised stage of Constitutional AI: a model answers, criticizes itself and revises.
 
-Bai et al. 2022, arXiv 2212.08073, section 3: answers to harmful requests are criticized by a
-principle and revised, several times, with a principle drawn anew each time; all revisions are then
-what a model is fine-tuned on, with helpful answers. Unlike the paper's, principles and examples
-are this project's own, and a round whose critique or revision is unusable is counted and left out.
-
-The reinforcement stage needs no code of its own (configs/methods/constitutional.yaml).
+Bai et al. 2022, arXiv 2212.08073, section 3. Unlike the paper's, principles and examples are this
+project's own, and a round whose critique or revision is unusable is counted and left out. The
+reinforcement stage needs no code of its own (configs/methods/constitutional.yaml).
 """
 
 from __future__ import annotations
@@ -106,10 +103,9 @@ class Reviser:
         return revised + helpful * self.options.helpful_answers
 
     def revise(self, prompts: Sequence[Prompt]) -> list[Revision]:
-        """Answer prompts and revise the answers.
+        """Answer prompts and revise the answers: a row a round of each prompt, round 0 first.
 
-        A row for every round of every prompt, round 0 first; rounds that failed say why, a prompt whose
-        first answer failed has no other.
+        Rounds that failed say why; a prompt whose first answer failed has no other.
         """
         asker = CachedClient(self.backend, self.store, self.watch)
         latest = self._first(prompts, HARMFUL, asker)
@@ -238,11 +234,11 @@ def demonstrations(
     last = {(row.group, row.prompt): row.round for row in changed}
     rows: dict[Prompt, None] = {}
     for row in revisions:
-        text = row.response
+        text, is_revision = row.response, row.kind == HARMFUL
         if not row.finished and cut != "keep":
             text = whole_sentences(text) if cut == "sentence" else ""
         mark = {"is_finished": False} if cut == "keep" and not row.finished else {}
-        demonstration, is_revision = Prompt(row.prompt, row.group, text, mark), row.kind == HARMFUL
+        demonstration = Prompt(row.prompt, row.group, text, mark)
         if is_revision and row.round == 0:
             continue
         if row.failure is not None:

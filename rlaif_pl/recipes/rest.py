@@ -212,8 +212,10 @@ class Rest:
 
     def _trained(self, folder: Path) -> BackboneOptions:
         """Return the policy an Improve step wrote, cut as the first one is."""
-        whole = {"num_layers": None, "revision": None, "create_with": None}
-        return dataclasses.replace(self.policy, name=str(folder / "policy"), **whole)
+        name = str(folder / "policy")
+        return dataclasses.replace(
+            self.policy, name=name, num_layers=None, revision=None, create_with=None
+        )
 
 
 def reward_identity(reward: Reward) -> str:

@@ -1,9 +1,8 @@
 """What a model is asked when it answers, criticizes its answer and revises it.
 
-Layout of Constitutional AI's supervised stage (arXiv 2212.08073, section 3.1 and appendix A): examples,
-the conversation with the last reply, a critique request, the critique, a revision request, the
-revision. A revision takes the place of the reply, so a further round has the same shape. The wording is
-this project's own and lies in files of ``labeling/prompts`` that people can replace.
+Layout of arXiv 2212.08073, section 3.1 and appendix A: examples, the conversation with the last reply,
+critique request, critique, revision request, revision (the reply of a further round).
+The wording is this project's own, in files of ``labeling/prompts`` that people can replace.
 """
 
 from __future__ import annotations
@@ -91,8 +90,11 @@ def _load(name: str, kind: type[Entry]) -> tuple[tuple[Entry, ...], str]:
 
 def _texts(row: object, names: tuple[str, ...], where: str) -> dict[str, str]:
     """Return the texts of a mapping that has some by these names and nothing else."""
-    is_whole = isinstance(row, dict) and set(row) == set(names)
-    if is_whole and all(isinstance(text, str) and text.strip() for text in row.values()):
+    if (
+        isinstance(row, dict)
+        and set(row) == set(names)
+        and all(isinstance(text, str) and text.strip() for text in row.values())
+    ):
         return {key: text.strip() for key, text in row.items()}
     got = sorted(map(str, row)) if isinstance(row, dict) else type(row).__name__
     raise ValueError(f"expected {where} to have a text for each of {list(names)}, got {got}")

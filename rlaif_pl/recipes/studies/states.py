@@ -1,8 +1,7 @@
 """Hidden states of a frozen trunk on disk: many rewards are trained from one pass over the text.
 
-The lower layers of a reward model do not change in training. Their output for a prompt and its two
-responses is computed once and kept; a fit then runs (and differentiates) the upper layers only. The
-file's name holds what the states depend on, so states of other weights or texts are never taken.
+A fit then runs, and differentiates, the upper layers only. A file's name holds what its states depend
+on, so states of other weights or texts are never taken.
 """
 
 from __future__ import annotations
@@ -72,8 +71,7 @@ class StateCache:
 
     def batch(self, rows: Sequence[int]) -> tuple[ResponseBatch, Tensor]:
         """Encode pairs and read their states: ``G`` prompts with two responses each, and ``(T, D)``."""
-        batch = self._encoded(rows)
-        prefixes, responses = [], []
+        batch, prefixes, responses = self._encoded(rows), [], []
         for row in rows:
             with safe_open(self.shards[row // SHARD], framework="pt") as file:
                 prefix, *own = (file.get_tensor(f"{row}/{part}") for part in PARTS)
