@@ -16,7 +16,6 @@ in bfloat16, though some of it (the inputs of norms) is float32: the copies are 
 from __future__ import annotations
 
 import argparse
-import ctypes
 import json
 import sys
 from collections.abc import Sequence
@@ -27,9 +26,10 @@ from typing import Any
 import torch
 from device import Place, add_device_options, place_of
 from lightning.pytorch import Callback, Trainer
-from rl_step import endless_model, load_posts
+from rl_step import endless_model
 from rl_step_worker import VowelReward
-from timing import resident
+from timing import forget_peak, peak_resident, resident
+from tldr import batches_of, load_posts
 from torch.utils.data import DataLoader
 
 from rlaif_pl.engine.response_batch import ResponseBatch
@@ -39,7 +39,6 @@ from rlaif_pl.rl.objective import Advantages
 from rlaif_pl.rl.rollout import Rollout
 from rlaif_pl.training import A2CModule
 from rlaif_pl.training.callbacks import CompactMemory
-from rlaif_pl.types import Batch, Prompt
 
 RANK = 16
 TARGET = 1.6  # copies of the weights
@@ -95,20 +94,6 @@ def kept_bytes(actor: ActorCritic, batch: ResponseBatch, size: int) -> int:
     return size * (2 if actor.critic is not None else 1) * network
 
 
-def peak_resident() -> int:
-    """Return the greatest resident memory of this process since ``forget_peak``, in bytes."""
-    for line in Path("/proc/self/status").read_text().splitlines():
-        if line.startswith("VmHWM:"):
-            return int(line.split()[1]) * 1024
-    raise OSError("expected VmHWM in /proc/self/status, found none; this needs Linux")
-
-
-def forget_peak() -> None:
-    """Give freed memory back and start counting anew."""
-    ctypes.CDLL("libc.so.6").malloc_trim(0)
-    Path("/proc/self/clear_refs").write_text("5")
-
-
 def build(given: argparse.Namespace, model: Path, place: Place) -> A2CModule:
     """Load the run's module."""
     options = BackboneOptions(str(model), trunk_layers=given.trunk_layers, dtype=place.dtype_name)
@@ -121,13 +106,6 @@ def build(given: argparse.Namespace, model: Path, place: Place) -> A2CModule:
         advantages=Advantages(baseline="rloo" if given.value_network == "none" else None),
         optimizer=partial(torch.optim.AdamW, lr=1e-5),
     )
-
-
-def batches_of(posts: Sequence[str], size: int) -> list[Batch[Prompt]]:
-    """Cut posts into batches."""
-    rows = [Prompt(post, post) for post in posts]
-    parts = [rows[n : n + size] for n in range(0, len(rows), size)]
-    return [Batch(part, range(len(part)), [False] * len(part)) for part in parts]
 
 
 def main(words: Sequence[str] | None = None) -> int:
@@ -176,18 +154,9 @@ def fit(
 ) -> None:
     """Train for some steps; what CompactMemory does is for memory of the CPU."""
     is_compact = not (given.plain or place.is_cuda)
-    trainer = Trainer(
-        max_epochs=1,
-        accelerator=place.device.type,
-        devices=[place.device.index or 0] if place.is_cuda else 1,
-        precision=place.precision,
-        callbacks=[recorder, CompactMemory()] if is_compact else [recorder],
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-    )
-    trainer.fit(module, DataLoader(batches_of(posts, given.prompts), batch_size=None))
+    trainer = place.trainer(recorder, *[CompactMemory()] * is_compact, max_epochs=1)
+    batches: Any = batches_of(posts, given.prompts)
+    trainer.fit(module, DataLoader(batches, batch_size=None))
 
 
 def show(

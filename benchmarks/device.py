@@ -15,13 +15,17 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import torch
 
 from rlaif_pl.models.device import resolve_device
 from rlaif_pl.ops._library import backend_of
 
+if TYPE_CHECKING:
+    from lightning.pytorch import Callback, Trainer
+
+DtypeName = Literal["float32", "bfloat16"]
 DTYPES = ("float32", "bfloat16")
 T = TypeVar("T")
 
@@ -44,12 +48,12 @@ class Place:
         return self.device.type == "cuda"
 
     @property
-    def dtype_name(self) -> str:
-        """``float32`` or ``bfloat16``."""
-        return str(self.dtype).removeprefix("torch.")
+    def dtype_name(self) -> DtypeName:
+        """The type as options name it."""
+        return "bfloat16" if self.dtype == torch.bfloat16 else "float32"
 
     @property
-    def precision(self) -> str:
+    def precision(self) -> Literal["bf16-mixed", "32-true"]:
         """The type as a trainer's precision."""
         return "bf16-mixed" if self.dtype == torch.bfloat16 else "32-true"
 
@@ -72,6 +76,22 @@ class Place:
         """What a benchmark's JSON says of the place."""
         kernels = backend_of("gae", self.device.type)
         return {"device": device_name(self.device), "dtype": self.dtype_name, "kernels": kernels}
+
+    def trainer(self, *callbacks: Callback, **options: Any) -> Trainer:
+        """Return a Lightning trainer for this place alone that says and keeps nothing."""
+        from lightning.pytorch import Trainer
+
+        return Trainer(
+            accelerator=self.device.type,
+            devices=[self.device.index or 0] if self.is_cuda else 1,
+            precision=self.precision,
+            callbacks=list(callbacks),
+            logger=False,
+            enable_checkpointing=False,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+            **options,
+        )
 
     def child_environment(self) -> dict[str, str]:
         """Variables with which another process sees this GPU alone, as ``cuda``."""

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any
 
 from rlaif_pl.engine.response_batch import ResponseBatch
 from rlaif_pl.engine.runner import DecoderRunner
@@ -12,9 +13,11 @@ from rlaif_pl.engine.runner import DecoderRunner
 PROMPT = 350  # tokens, about the mean of TL;DR posts
 KEYS_VALUES = ("k_proj", "v_proj")  # what the last layer cannot leave out of tokens nobody reads
 FROM_INPUTS = ("q_proj", *KEYS_VALUES)  # read a layer's own inputs
+Case = tuple[int, int, int]  # response tokens, responses a prompt, prompts
 
 
-class Point(NamedTuple):
+@dataclass(frozen=True)
+class Point:
     """One measurement.
 
     Attributes:
@@ -42,6 +45,22 @@ class Point(NamedTuple):
         return self.floor / self.seconds
 
 
+def cases(
+    sweeps: Mapping[str, Sequence[Case]], factor: int, sizes: int | None
+) -> Iterator[tuple[str, int, Case]]:
+    """Yield each sweep, the value of what varies in it, and the whole case.
+
+    Args:
+        sweeps: Cases by what varies, in the order of a case's numbers.
+        factor: How many times as many prompts a step takes.
+        sizes: Only the first of each sweep; None for all.
+    """
+    for place, (sweep, every) in enumerate(sweeps.items()):
+        for response, per_prompt, prompts in every[:sizes]:
+            case = response, per_prompt, factor * prompts
+            yield sweep, case[place], case
+
+
 def operations(stack: DecoderRunner, batch: ResponseBatch, *, ends_only: bool = False) -> float:
     """Count the multiplications and additions that one pass of a Llama-type stack cannot do without.
 
@@ -56,7 +75,7 @@ def operations(stack: DecoderRunner, batch: ResponseBatch, *, ends_only: bool = 
         ends_only: Whether the last token of each continuation is read; else all of them are, and no
             prefix token.
     """
-    decoder = stack.decoder
+    decoder: Any = stack.decoder
     embeddings_train = decoder.embed_tokens.weight.requires_grad
     trains = any(p.requires_grad for p in stack.parameters())
     prefixes, rows = batch.prefix_lengths, batch.continuation_lengths
@@ -83,8 +102,8 @@ def operations(stack: DecoderRunner, batch: ResponseBatch, *, ends_only: bool = 
 
 def channels(stack: DecoderRunner) -> int:
     """Channels of all query heads."""
-    attention = stack.decoder.layers[0].self_attn
-    return int(stack.decoder.config.num_attention_heads * attention.head_dim)
+    decoder: Any = stack.decoder
+    return int(decoder.config.num_attention_heads * decoder.layers[0].self_attn.head_dim)
 
 
 def keys_seen(prefixes: Sequence[int], rows: Sequence[int], is_last: bool, ends_only: bool) -> int:

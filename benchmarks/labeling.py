@@ -11,21 +11,18 @@ On a GPU both take bfloat16 and larger batches where nothing else is said. In bf
 otherwise: labels of ours may then lie twice as far from those of the plain way in float32, on average,
 as those of the plain way in bfloat16 do, and 0.02 more.
 
-Comparisons are read from $RLAIF_PL_DATA/tldr_comparisons/batch13.json (OpenAI's human comparisons), or
-from ../shared/data beside the checkout; without them, the pairs that come with the package are taken.
+Comparisons: see ``tldr.py``.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import os
 import statistics
 import sys
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -34,12 +31,11 @@ from labeling_plain import PlainBackend, Recorder
 from rich.console import Console
 from rich.table import Table
 from timing import gemm_rate
+from tldr import load_pairs
 
-from rlaif_pl.data.sources import DataSource, load_preferences
 from rlaif_pl.engine.tree_runner import Node, grow, merge
 from rlaif_pl.labeling import LocalBackend, PairwiseLabeler
 from rlaif_pl.labeling.backends.local_rows import Row
-from rlaif_pl.text import word_count
 from rlaif_pl.types import Preference
 
 LONGEST_POST = 300  # words
@@ -102,7 +98,7 @@ def main(words: Sequence[str] | None = None) -> int:
     add_device_options(parser, default="float32 on a CPU, bfloat16 on a GPU")
     given = parser.parse_args(words)
     place = place_of(given)
-    pairs = load_pairs(place.pick(24, 256, given.pairs))
+    pairs = load_pairs(LONGEST_POST)[: place.pick(24, 256, given.pairs)]
     backend = LocalBackend(
         given.model,
         device=str(place.device),
@@ -144,18 +140,6 @@ def result_of(cases: Sequence[Case], peak: float, place: Place) -> dict[str, Any
     }
 
 
-def load_pairs(count: int) -> list[Preference]:
-    """Return the first pairs with posts of up to 300 words, one a post."""
-    folder = Path(os.environ.get("RLAIF_PL_DATA", Path(__file__).parents[2] / "shared" / "data"))
-    file = folder / "tldr_comparisons" / "batch13.json"
-    source = DataSource(str(file)) if file.is_file() else "tiny_tldr/pairs"
-    rows: dict[str, Preference] = {}
-    for row in load_preferences(source).rows:
-        if word_count(row.prompt) <= LONGEST_POST and len(rows) < count:
-            rows.setdefault(row.group, row)
-    return list(rows.values())
-
-
 def warm_up(backend: LocalBackend, plain: PlainBackend) -> None:
     """Touch both ways once."""
     pair = Preference("A post.", "One.", "Another.", "warm-up")
@@ -189,7 +173,7 @@ def measure(
         labels = {}
         for name, labeler in labelers.items():
             began, worked = time.perf_counter(), time.process_time()
-            labels[name] = [pair.p_first for pair in labeler.label(part)]
+            labels[name] = labels_of(labeler, part)
             place.synchronize()
             seconds[name].append(time.perf_counter() - began)
             processor[name] += time.process_time() - worked
@@ -204,7 +188,21 @@ def measure(
     needed, flops = cost(backend, asked)
     name = "zero_shot" if not shots else f"{shots}_exemplars"
     read = sum(map(len, rows))
-    return Case(name, *seconds.values(), processor, len(pairs), read, needed, flops, gaps)
+    times = seconds["plain"], seconds["ours"]
+    return Case(name, *times, processor, len(pairs), read, needed, flops, gaps)
+
+
+def labels_of(labeler: PairwiseLabeler, pairs: Sequence[Preference]) -> list[float]:
+    """Label pairs.
+
+    Raises:
+        ValueError: One got no label.
+    """
+    found = [pair.p_first for pair in labeler.label(pairs)]
+    labels = [label for label in found if label is not None]
+    if len(labels) < len(found):
+        raise ValueError(f"expected a label for each pair, got {found}")
+    return labels
 
 
 def check_rounding(
@@ -221,11 +219,11 @@ def check_rounding(
     """
     exact = LocalBackend(backend.model.name, device=str(backend.model.device))
     labeler = PairwiseLabeler(PlainBackend(exact, batch_size), shots=shots)
-    truth = [pair.p_first for pair in labeler.label(pairs)]
+    truth = labels_of(labeler, pairs)
     gap = {}
     for name, each in labelers.items():
-        labels = [pair.p_first for pair in each.label(pairs)]
-        gap[name] = statistics.mean(abs(a - b) for a, b in zip(labels, truth, strict=True))
+        labels = zip(labels_of(each, pairs), truth, strict=True)
+        gap[name] = statistics.mean(abs(a - b) for a, b in labels)
     if not gap["ours"] < NOISE * gap["plain"] + LEAST_NOISE:
         raise ValueError(
             f"expected labels as near those in float32 as the plain way's, got mean gaps {gap}"
@@ -235,8 +233,8 @@ def check_rounding(
 def cost(backend: LocalBackend, rows: Sequence[Row]) -> tuple[int, float]:
     """Count tokens and operations that are left when nothing is computed twice."""
     config = backend.model.backbone.model.config
-    layers = backend.model.top.decoder.layers.parameters()
-    per_token = 2 * sum(weight.numel() for weight in layers)
+    decoder: Any = backend.model.top.decoder
+    per_token = 2 * sum(weight.numel() for weight in decoder.layers.parameters())
     width = config.num_attention_heads * (config.hidden_size // config.num_attention_heads)
     per_key = 4 * config.num_hidden_layers * width  # scores and weighted sum, 2 a multiply-add
     texts, owners = merge(rows)

@@ -32,8 +32,9 @@ class PlainBackend:
     @torch.no_grad()
     def answer(self, calls: Sequence[Call], done: Callable[[int, Response], None]) -> None:
         """Answer ``ChoiceRequest`` calls whose options are one token each."""
-        for start in range(0, len(calls), self.batch_size):
-            part = calls[start : start + self.batch_size]
+        asked = [call for call in calls if isinstance(call, ChoiceRequest)]
+        for start in range(0, len(asked), self.batch_size):
+            part = asked[start : start + self.batch_size]
             texts = [call.question.text + call.question.assistant_prefix for call in part]
             batch = self.tokenizer(texts, return_tensors="pt", padding=True).to(self.model.device)
             logits = self.model(**batch).logits

@@ -7,7 +7,7 @@ import time
 
 import torch
 from device import Place
-from growth import PROMPT, Point, operations
+from growth import PROMPT, Point, cases, operations
 from timing import gemm_rate
 
 from rlaif_pl import ops
@@ -20,40 +20,37 @@ SWEEPS = {
     "responses a prompt": [(RESPONSE, n, PROMPTS) for n in (2, 4, 8, 16)],
     "prompts a step": [(RESPONSE, PER_PROMPT, n) for n in (1, 2, 4, 8, 16)],
 }
-PLACE = {name: n for n, name in enumerate(SWEEPS)}
 REPEATS = 3
 
 
-def grow(num_layers: int, place: Place, factor: int = 1) -> list[Point]:
+def grow(num_layers: int, place: Place, factor: int = 1, sizes: int | None = None) -> list[Point]:
     """Time whole training steps (forward, backward, AdamW) on random tokens, all weights trained.
 
     Args:
         num_layers: First layers that are kept.
         place: Where; 16 bits are by autocast, over float32 weights.
         factor: How many times as many prompts a step takes.
+        sizes: Only the first of each sweep.
     """
     reward = RewardModel(BackboneOptions(num_layers=num_layers)).to(place.device)
     trained = [p for p in reward.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(trained, lr=1e-6, fused=True)
     step(reward, optimizer, batch_of(RESPONSE, PER_PROMPT, factor, place), place)
     points = []
-    for sweep, sizes in SWEEPS.items():
-        for response, num_generations, few in sizes:
-            size = response, num_generations, factor * few
-            batch = batch_of(*size, place)
-            if place.is_cuda:  # the first step of a size waits for memory and the choice of kernels
-                step(reward, optimizer, batch, place)
-            seconds, rates = [], []
-            for _ in range(REPEATS):
-                rates.append(gemm_rate(place))
-                began = time.perf_counter()
-                step(reward, optimizer, batch, place)
-                seconds.append(time.perf_counter() - began)
-            work = operations(reward.model.top, batch, ends_only=True)
-            floor = work / statistics.median(rates)
-            pairs = len(batch.continuations) // 2
-            point = Point(sweep, size[PLACE[sweep]], pairs, statistics.median(seconds), floor)
-            points.append(point)
+    for sweep, size, case in cases(SWEEPS, factor, sizes):
+        batch = batch_of(*case, place)
+        if place.is_cuda:  # the first step of a size waits for memory and the choice of kernels
+            step(reward, optimizer, batch, place)
+        seconds, rates = [], []
+        for _ in range(REPEATS):
+            rates.append(gemm_rate(place))
+            began = time.perf_counter()
+            step(reward, optimizer, batch, place)
+            seconds.append(time.perf_counter() - began)
+        work = operations(reward.model.top, batch, ends_only=True)
+        floor = work / statistics.median(rates)
+        pairs = len(batch.continuations) // 2
+        points.append(Point(sweep, size, pairs, statistics.median(seconds), floor))
     return points
 
 

@@ -21,21 +21,21 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import statistics
-import subprocess
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from device import Place, add_device_options, place_of, step_peers
 from growth import draw, show
 from reward_growth import grow
-from reward_workers import ANSWER, Job
+from reward_workers import Job
+from sides import Message, answers, running
+from tldr import load_pairs, repeated
 
-from rlaif_pl.data.sources import DataSource, load_preferences
 from rlaif_pl.models import BackboneOptions, Lora, RewardModel
 from rlaif_pl.types import Preference
 
@@ -43,47 +43,7 @@ FIRST_LOSS_GAP = {"float32": 1e-4, "bfloat16": 2e-2}  # nothing was trained yet
 # Adam's first steps are signs, and rounding turns some of them.
 LATER_LOSS_GAP = {"float32": 1e-3, "bfloat16": 5e-2}
 PEERS = ("trl", "trl_liger", "padded")
-
-
-class Worker:
-    """One side's process."""
-
-    def __init__(self, side: str, job: Path, place: Place) -> None:
-        self.side = side
-        script = Path(__file__).with_name("reward_workers.py")
-        self.process = subprocess.Popen(
-            [sys.executable, str(script), side, str(job)],
-            env=place.child_environment(),
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-        )
-
-    def step(self) -> dict[str, float]:
-        """Let it take a step; returns seconds, loss and peak bytes.
-
-        Raises:
-            RuntimeError: It ended instead.
-        """
-        assert self.process.stdin is not None
-        assert self.process.stdout is not None
-        if self.process.poll() is None:
-            self.process.stdin.write("\n")
-            self.process.stdin.flush()
-        for line in self.process.stdout:
-            if line.startswith(ANSWER):
-                answer: dict[str, float] = json.loads(line.removeprefix(ANSWER))
-                return answer
-        raise RuntimeError(
-            f"expected a step of {self.side}, it ended ({self.process.wait()}); see above"
-        )
-
-    def stop(self) -> None:
-        """Let it end by itself, or end it."""
-        try:
-            self.process.communicate(timeout=60)
-        except subprocess.TimeoutExpired:
-            self.process.kill()
+WORKERS = Path(__file__).with_name("reward_workers.py")
 
 
 def main(words: Sequence[str] | None = None) -> int:
@@ -96,6 +56,7 @@ def main(words: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--growth_factor", type=int, help="prompts there, times 1 on a CPU, 16 on a GPU"
     )
+    parser.add_argument("--growth_sizes", type=int, help="only the first sizes of each sweep there")
     parser.add_argument("--sides", nargs="+", choices=PEERS, help="peers (default: what is here)")
     parser.add_argument("--skip", choices=["peer", "growth"], nargs="*", default=[])
     parser.add_argument("--plot", type=Path, help="write the growth as a picture here")
@@ -109,7 +70,7 @@ def main(words: Sequence[str] | None = None) -> int:
         compare(result, sides, batch, given.repeats, given.layers, place)
     if "growth" not in given.skip:
         factor = place.pick(1, 16, given.growth_factor)
-        points = grow(given.growth_layers, place, factor)
+        points = grow(given.growth_layers, place, factor, given.growth_sizes)
         show(points, "", "pairs")
         result["share_of_floor"] = {p.name: round(p.share, 3) for p in points}
         result["median_share_of_floor"] = round(statistics.median(p.share for p in points), 3)
@@ -134,22 +95,18 @@ def compare(
         ValueError: The losses differ.
     """
     left_out: dict[str, str] = {}
-    with tempfile.TemporaryDirectory() as folder:
-        file = Path(folder) / "job.json"
-        prepare(Path(folder) / "model", batch, 1 + repeats, layers, place).save(file)
-        workers = {side: Worker(side, file, place) for side in (*peers, "ours")}
-        steps: dict[str, list[dict[str, float]]] = {side: [] for side in workers}
-        try:
-            for number in range(1 + repeats):
-                for side in list(steps):
-                    take(workers[side], number, steps, left_out)
-        finally:
-            for worker in workers.values():
-                worker.stop()
+    steps: dict[str, list[Message]] = {side: [] for side in (*peers, "ours")}
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        job = asdict(prepare(folder / "model", batch, 1 + repeats, layers, place))
+        with running(list(steps), WORKERS, job, folder, place) as workers:
+            for _ in range(1 + repeats):
+                taken = answers(workers, lambda worker: worker.step(), ("ours",), left_out)
+                steps = {side: [*steps[side], message] for side, message in taken.items()}
     check_losses(steps, place)
-    taken = {side: done[1:] for side, done in steps.items()}  # the first one warms up
-    rates = {s: batch / statistics.median(n["seconds"] for n in done) for s, done in taken.items()}
-    work = {s: statistics.median(n["processor"] for n in done) for s, done in taken.items()}
+    warm = {side: done[1:] for side, done in steps.items()}  # the first one warms up
+    rates = {s: batch / statistics.median(n["seconds"] for n in done) for s, done in warm.items()}
+    work = {s: statistics.median(n["processor"] for n in done) for s, done in warm.items()}
     peaks = {side: max(step["peak"] for step in done) for side, done in steps.items()}
     for side in steps:
         print(f"{side:9s} {rates[side]:8.3f} pairs/s {peaks[side] / 1e9:8.2f} GB at most")
@@ -167,26 +124,7 @@ def compare(
     result["left_out"] = left_out
 
 
-def take(
-    worker: Worker, number: int, steps: dict[str, list[dict[str, float]]], left_out: dict[str, str]
-) -> None:
-    """Let a side take a step; a peer that ends instead is left out.
-
-    Raises:
-        RuntimeError: Our side ended.
-    """
-    try:
-        steps[worker.side].append(worker.step())
-    except RuntimeError as error:
-        if worker.side == "ours":
-            raise
-        left_out[worker.side] = str(error)
-        del steps[worker.side]
-        return
-    print(f"step {number}, {worker.side}: {steps[worker.side][-1]}", file=sys.stderr)
-
-
-def check_losses(steps: dict[str, list[dict[str, float]]], place: Place) -> None:
+def check_losses(steps: Mapping[str, Sequence[Message]], place: Place) -> None:
     """Compare the losses of peers with ours.
 
     Raises:
@@ -203,7 +141,7 @@ def prepare(model: Path, batch: int, steps: int, layers: int | None, place: Plac
     """Save the reward model that both start from and tokenize the pairs once for TRL."""
     reward = RewardModel(BackboneOptions(num_layers=layers), lora=Lora(1))
     reward.save_pretrained(model)
-    pairs = load_pairs(batch * steps)
+    pairs = repeated(load_pairs(), batch * steps)
     texts = [[p.prompt, *sides(p)] for p in pairs]
     encoded = reward.encode([t[0] for t in texts], [t[1:] for t in texts])
     ids = []
@@ -217,18 +155,6 @@ def sides(pair: Preference) -> tuple[str, str]:
     """Return the better and the worse response."""
     is_first = (pair.p_first or 0.0) > 0.5
     return (pair.first, pair.second) if is_first else (pair.second, pair.first)
-
-
-def load_pairs(count: int) -> list[Preference]:
-    """Return the first TL;DR pairs, one a post, from the start again where there are too few."""
-    folder = Path(os.environ.get("RLAIF_PL_DATA", Path(__file__).parents[2] / "shared" / "data"))
-    file = folder / "tldr_comparisons" / "batch13.json"
-    source = DataSource(str(file)) if file.is_file() else "tiny_tldr/pairs"
-    rows: dict[str, Preference] = {}
-    for row in load_preferences(source).rows:
-        rows.setdefault(row.group, row)
-    found = list(rows.values())
-    return [found[n % len(found)] for n in range(count)]
 
 
 if __name__ == "__main__":

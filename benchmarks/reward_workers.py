@@ -1,27 +1,25 @@
 """The sides of ``reward_step.py``, each in a process of its own so that its peak memory is its own.
 
-A worker loads a saved reward model, then takes one training step each time it reads a line, and answers
-with one line of JSON: seconds, loss and the most memory it has held.
+A worker loads a saved reward model, then takes one training step each time it reads a line (see
+``sides.py``) and says its loss.
 
     python benchmarks/reward_workers.py ours|trl|trl_liger|padded JOB.json
 """
 
 from __future__ import annotations
 
-import ctypes
 import json
 import sys
 import tempfile
-import time
-from dataclasses import asdict, dataclass
+from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
-from device import Place, make_place
-
-ANSWER = "@@ "  # begins a line that is for the parent; libraries write to stdout too
+from device import make_place
+from sides import Line
 
 
 @dataclass(frozen=True)
@@ -51,43 +49,8 @@ class Job:
         """Training steps."""
         return len(self.texts) // self.batch
 
-    def save(self, file: Path) -> None:
-        """Write it for the workers."""
-        file.write_text(json.dumps(asdict(self)))
 
-
-class Turns:
-    """Wait for the parent before a step, answer after it.
-
-    Args:
-        place: Where the steps are taken.
-    """
-
-    def __init__(self, place: Place) -> None:
-        self.place = place
-
-    def begin(self) -> None:
-        """Wait for a line, then start the clock."""
-        if not sys.stdin.readline():
-            sys.exit(0)
-        self.place.synchronize()
-        self.began, self.worked = time.perf_counter(), time.process_time()
-
-    def end(self, loss: float) -> None:
-        """Answer with times, loss and peak memory in bytes: resident (Linux), or a GPU's."""
-        self.place.synchronize()
-        seconds, worked = time.perf_counter() - self.began, time.process_time() - self.worked
-        if self.place.is_cuda:
-            peak = torch.cuda.max_memory_allocated()
-        else:
-            status = Path("/proc/self/status").read_text()
-            peak = 1024 * int(status.split("VmHWM:")[1].split()[0])
-            ctypes.CDLL("libc.so.6").malloc_trim(0)  # leave the memory to the other side
-        answer = {"seconds": seconds, "processor": worked, "loss": loss, "peak": peak}
-        print(ANSWER + json.dumps(answer), flush=True)
-
-
-def ours(job: Job) -> None:
+def ours(job: Job, turns: Line) -> None:
     """Fit a ``RewardModule`` through Lightning, tokenization in the step included."""
     from lightning.pytorch import Callback, Trainer
 
@@ -96,42 +59,34 @@ def ours(job: Job) -> None:
     from rlaif_pl.training import RewardModule
     from rlaif_pl.types import Preference
 
-    place = make_place(job.device, job.dtype)
-    turns = Turns(place)
+    place = turns.place
 
     class Timed(Callback):
         def on_train_batch_start(self, *_: Any) -> None:
             turns.begin()
 
         def on_train_batch_end(self, trainer: Trainer, *_: Any) -> None:
-            turns.end(float(trainer.callback_metrics["reward/train_loss"]))
+            turns.end(loss=float(trainer.callback_metrics["reward/train_loss"]))
 
     module = RewardModule(
         RewardModel(BackboneOptions(job.model)),
         optimizer=partial(torch.optim.AdamW, lr=job.learning_rate, weight_decay=0.0, fused=True),
         scheduler=partial(torch.optim.lr_scheduler.ConstantLR, factor=1.0),
     )
-    rows = [Preference(*text, group=str(n), p_first=1.0) for n, text in enumerate(job.texts)]
+    rows = [
+        Preference(prompt, better, worse, str(n), p_first=1.0)
+        for n, (prompt, better, worse) in enumerate(job.texts)
+    ]
     loader = BatchLoader(rows, BatchOrder(len(rows), job.batch, shuffle=False))
-    trainer = Trainer(
-        accelerator=job.device,
-        devices=1,
-        precision=place.precision,
-        max_steps=job.steps,
-        logger=False,
-        callbacks=[Timed()],
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-    )
-    trainer.fit(module, loader)
+    place.trainer(Timed(), max_steps=job.steps).fit(module, loader)
 
 
-def trl(job: Job, liger: bool = False) -> None:
+def trl(job: Job, turns: Line, liger: bool = False) -> None:
     """Fit TRL's RewardTrainer on the same token ids; padding and collating are not in its time.
 
     Args:
         job: What to do.
+        turns: To the driver.
         liger: Let Liger's kernels stand for the model's norms, rotations and MLPs (on a GPU).
     """
     from datasets import Dataset
@@ -139,21 +94,21 @@ def trl(job: Job, liger: bool = False) -> None:
     from transformers import AutoModelForSequenceClassification, AutoTokenizer, TrainerCallback
     from trl import RewardConfig, RewardTrainer
 
-    place = make_place(job.device, job.dtype)
-    turns = Turns(place)
+    place = turns.place
 
     class Timed(TrainerCallback):
         def on_step_begin(self, *_: Any, **__: Any) -> None:
             turns.begin()
 
         def on_step_end(self, *_: Any, **__: Any) -> None:
-            turns.end(trainer.latest)
+            turns.end(loss=trainer.latest)
 
     class InOrder(RewardTrainer):
         latest = float("nan")
 
         def _get_train_sampler(self, *_: Any) -> SequentialSampler:
-            return SequentialSampler(self.train_dataset)
+            rows: Any = self.train_dataset
+            return SequentialSampler(rows)
 
         def compute_loss(self, *args: Any, **options: Any) -> Any:
             loss = super().compute_loss(*args, **options)
@@ -189,12 +144,11 @@ def trl(job: Job, liger: bool = False) -> None:
     trainer.train()
 
 
-def padded(job: Job) -> None:
+def padded(job: Job, turns: Line) -> None:
     """Train with transformers alone on the same token ids: each text a row, padded to the longest."""
     from transformers import AutoModelForSequenceClassification
 
-    place = make_place(job.device, job.dtype)
-    turns = Turns(place)
+    place = turns.place
     model = AutoModelForSequenceClassification.from_pretrained(job.model, dtype=torch.float32)
     model.to(place.device)
     optimizer = torch.optim.AdamW(
@@ -216,10 +170,16 @@ def padded(job: Job) -> None:
         loss.backward()
         optimizer.step()
         optimizer.zero_grad()
-        turns.end(float(loss.detach()))
+        turns.end(loss=float(loss.detach()))
 
 
-SIDES = {"ours": ours, "trl": trl, "trl_liger": partial(trl, liger=True), "padded": padded}
+SIDES: dict[str, Callable[[Job, Line], None]] = {
+    "ours": ours,
+    "trl": trl,
+    "trl_liger": partial(trl, liger=True),
+    "padded": padded,
+}
 
 if __name__ == "__main__":
-    SIDES[sys.argv[1]](Job(**json.loads(Path(sys.argv[2]).read_text())))
+    told = Job(**json.loads(Path(sys.argv[2]).read_text()))
+    SIDES[sys.argv[1]](told, Line(make_place(told.device, told.dtype), gives_back=True))

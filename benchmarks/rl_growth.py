@@ -41,16 +41,27 @@ from typing import Any, NamedTuple
 
 import torch
 from device import Place, add_device_options, place_of
-from growth import KEYS_VALUES, PROMPT, Point, channels, draw, keys_seen, operations, show
+from growth import (
+    KEYS_VALUES,
+    PROMPT,
+    Case,
+    Point,
+    cases,
+    channels,
+    draw,
+    keys_seen,
+    operations,
+    show,
+)
 from rl_step_worker import VowelReward
 from timing import gemm_rate, reading_rate
+from tldr import batches_of
 
 from rlaif_pl.engine.response_batch import ResponseBatch, assemble
 from rlaif_pl.engine.runner import DecoderRunner
 from rlaif_pl.engine.sampling import SamplingParams
 from rlaif_pl.models import ActorCritic, BackboneOptions, Lora
 from rlaif_pl.training import A2CModule
-from rlaif_pl.types import Batch, Prompt
 
 RESPONSE, PER_PROMPT, PROMPTS = 40, 4, 4  # where another one varies
 SWEEPS = {
@@ -58,7 +69,6 @@ SWEEPS = {
     "samples a prompt": [(RESPONSE, n, PROMPTS) for n in (2, 4, 8, 16)],
     "prompts a step": [(RESPONSE, PER_PROMPT, n) for n in (1, 2, 4, 8, 16)],
 }
-PLACE = {name: n for n, name in enumerate(SWEEPS)}
 PARTS = ("update", "rollout")
 WORDS = ("dog", "house", "money", "friend", "work", "school", "phone", "night")  # a token each
 
@@ -127,23 +137,19 @@ def grow(
     optimizer = module.build_optimizer()
     take(module, optimizer, place, (4, 2, 1))
     tables: dict[str, list[Point]] = {part: [] for part in PARTS}
-    for sweep, cases in SWEEPS.items():
-        for response, num_generations, prompts in cases[:sizes]:
-            case, turns = (response, num_generations, factor * prompts), []
-            for turn in range(-1 if place.is_cuda else 0, repeats):
-                speed = gemm_rate(place), reading_rate(place)
-                seconds = take(module, optimizer, place, case)
-                turns += [(*seconds, *speed)] if turn >= 0 else []
-            middle = [statistics.median(column) for column in zip(*turns, strict=True)]
-            rates = Rates(middle[2], middle[3], place.dtype.itemsize)
-            floors = floors_of(module.actor, case, rates)
-            for n, part in enumerate(PARTS):
-                count = case[1] * case[2]
-                point = Point(sweep, case[PLACE[sweep]], count, middle[n], floors[n])
-                tables[part].append(point)
-            sys.stderr.write(
-                f"{tables['update'][-1].name}: {middle[0]:.3f} and {middle[1]:.3f} s\n"
-            )
+    for sweep, size, case in cases(SWEEPS, factor, sizes):
+        turns: list[tuple[float, ...]] = []
+        for turn in range(-1 if place.is_cuda else 0, repeats):
+            speed = gemm_rate(place), reading_rate(place)
+            seconds = take(module, optimizer, place, case)
+            turns += [(*seconds, *speed)] if turn >= 0 else []
+        middle = [statistics.median(column) for column in zip(*turns, strict=True)]
+        rates = Rates(middle[2], middle[3], place.dtype.itemsize)
+        floors = floors_of(module.actor, case, rates)
+        for n, part in enumerate(PARTS):
+            point = Point(sweep, size, case[1] * case[2], middle[n], floors[n])
+            tables[part].append(point)
+        sys.stderr.write(f"{point.name}: {middle[0]:.3f} and {middle[1]:.3f} s\n")
     return tables
 
 
@@ -151,7 +157,7 @@ def take(
     module: A2CModule,
     optimizer: torch.optim.Optimizer,
     place: Place,
-    case: tuple[int, int, int],
+    case: Case,
 ) -> tuple[float, float]:
     """Take one step; returns the seconds of its update and of its rollout.
 
@@ -167,7 +173,7 @@ def take(
     response, num_generations, prompts = case
     module.sampling = SamplingParams(num_generations, response, temperature=0.9)
     texts = prompts_of(module.actor, prompts)
-    batch = Batch([Prompt(text, text) for text in texts], range(prompts), [False] * prompts)
+    (batch,) = batches_of(texts, prompts)
     began = time.perf_counter()
     with place.autocast():
         rollout = module.rollout(batch, 0)
@@ -195,7 +201,7 @@ def prompts_of(actor: ActorCritic, count: int) -> list[str]:
     return [" ".join([WORDS[n % len(WORDS)]] * room) for n in range(count)]
 
 
-def floors_of(actor: ActorCritic, case: tuple[int, int, int], rates: Rates) -> tuple[float, float]:
+def floors_of(actor: ActorCritic, case: Case, rates: Rates) -> tuple[float, float]:
     """Seconds that an update and a rollout cannot go below; see the module's docstring."""
     response, num_generations, prompts = case
     rows = [[0] * response] * (num_generations * prompts)

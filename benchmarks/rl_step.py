@@ -17,88 +17,33 @@ nothing else is said. There TRL with Liger's kernels joins where both are instal
 what one would write with transformers and PEFT alone (on a CPU: where there is no TRL, or by
 ``--sides``).
 
-Posts are read from $RLAIF_PL_DATA/tldr_comparisons/batch13.json (OpenAI's human comparisons), or from
-../shared/data beside the checkout; without them, the posts that come with the package are taken.
+Posts: see ``tldr.py``.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import os
 import statistics
-import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from device import Place, add_device_options, place_of, step_peers
+from sides import Worker, answers, running
+from tldr import load_posts
 from transformers import AutoTokenizer
 
-from rlaif_pl.data.sources import DataSource, load_preferences
 from rlaif_pl.models.embedded import embedded_model_folder
-from rlaif_pl.text import Template, truncate_words
+from rlaif_pl.text import Template
 
 NEVER = "<empty_output>"  # in SmolLM2's vocabulary, and as good as never drawn
 # Nats a token, the largest and the mean; in bfloat16 a logit of 20 is rounded by up to 0.06.
 TOLERANCE = {"float32": (1e-3, 1e-3), "bfloat16": (0.3, 0.1)}
 PEERS, OURS = ("trl", "trl_liger", "padded"), ("leave_one_out", "a2c")
 WORKER = Path(__file__).with_name("rl_step_worker.py")
-
-
-class Worker:
-    """One side, in a process of its own that takes a step whenever it is told to.
-
-    Args:
-        side: One of ``PEERS`` or ``OURS``.
-        settings: File with what all sides share.
-        log: Where the process may say what it likes.
-        place: Where the steps are taken.
-    """
-
-    def __init__(self, side: str, settings: Path, log: Path, place: Place) -> None:
-        self.side, self.log = side, log
-        threads = os.environ.get("OMP_NUM_THREADS", str(os.cpu_count()))
-        quiet = {"WANDB_MODE": "disabled", "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": threads}
-        with log.open("w") as stream:
-            self.process = subprocess.Popen(
-                [sys.executable, str(WORKER), side, str(settings)],
-                env={**place.child_environment(), **quiet},
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=stream,
-                text=True,
-            )
-
-    def hear(self) -> dict[str, Any]:
-        """Return the next message.
-
-        Raises:
-            RuntimeError: The process ended.
-        """
-        assert self.process.stdout is not None
-        line = self.process.stdout.readline()
-        if not line:
-            self.process.wait()
-            end = self.log.read_text()[-2000:]
-            raise RuntimeError(f"expected a message from {self.side}, it ended; it said:\n{end}")
-        message: dict[str, Any] = json.loads(line)
-        return message
-
-    def step(self) -> dict[str, Any]:
-        """Let it take one step and return what it measured."""
-        assert self.process.stdin is not None
-        if self.process.poll() is None:
-            self.process.stdin.write("step\n")
-            self.process.stdin.flush()
-        return self.hear()
-
-    def stop(self) -> None:
-        """End the process."""
-        self.process.kill()
-        self.process.wait()
 
 
 def main(words: Sequence[str] | None = None) -> int:
@@ -120,28 +65,17 @@ def main(words: Sequence[str] | None = None) -> int:
     add_device_options(parser, default="float32 on a CPU, bfloat16 on a GPU")
     given = parser.parse_args(words)
     place = place_of(given)
-    for name, usual in {
-        "prompts": (2, 16),
-        "num_generations": (4, 8),
-        "new_tokens": (32, 64),
-    }.items():
-        setattr(given, name, place.pick(*usual, getattr(given, name)))
+    usual = {"prompts": (2, 16), "num_generations": (4, 8), "new_tokens": (32, 64)}
+    for name, sizes in usual.items():
+        setattr(given, name, place.pick(*sizes, getattr(given, name)))
     given.sides = given.sides or [*step_peers(place), *OURS]
     given.device, given.dtype = place.device.type, place.dtype_name
+    posts = load_posts(given.prompts * (given.repeats + 1), given.words)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        settings = {**vars(given), "model": str(endless_model(folder / "model"))}
-        posts = load_posts(given.prompts * (given.repeats + 1), given.words)
-        settings["posts"] = posts
-        file = folder / "settings.json"
-        file.write_text(json.dumps(settings))
-        logs = {side: folder / f"{side}.log" for side in given.sides}
-        workers = [Worker(side, file, log, place) for side, log in logs.items()]
-        try:
+        job = {**vars(given), "model": str(endless_model(folder / "model")), "posts": posts}
+        with running(given.sides, WORKER, job, folder, place) as workers:
             found, left_out = measure(workers, given.repeats, given.new_tokens, place)
-        finally:
-            for worker in workers:
-                worker.stop()
     report(found, given, prompt_tokens(posts), place, left_out)
     return 0
 
@@ -160,16 +94,6 @@ def endless_model(folder: Path) -> Path:
         config["eos_token_id"] = tokenizer.convert_tokens_to_ids(NEVER)
         (folder / name).write_text(json.dumps(config))
     return folder
-
-
-def load_posts(count: int, words: int) -> list[str]:
-    """Return posts, cut after so many words, in the file's order; again where there are too few."""
-    shared = Path(os.environ.get("RLAIF_PL_DATA", Path(__file__).parents[2] / "shared" / "data"))
-    file = shared / "tldr_comparisons" / "batch13.json"
-    source = DataSource(str(file)) if file.is_file() else "tiny_tldr/pairs"
-    posts = dict.fromkeys(row.prompt for row in load_preferences(source).rows)
-    found = [truncate_words(post, words) for post in posts][:count]
-    return [found[n % len(found)] for n in range(count)]
 
 
 def prompt_tokens(posts: Sequence[str]) -> float:
@@ -191,35 +115,19 @@ def measure(
         ValueError: The sides differ in log-probabilities, or a response has another length.
     """
     left_out: dict[str, str] = {}
-
-    def ask(worker: Worker, question: Callable[[], dict[str, Any]]) -> dict[str, Any] | None:
-        if worker.side in left_out:
-            return None
-        try:
-            return question()
-        except RuntimeError as error:
-            if worker.side in OURS:
-                raise
-            left_out[worker.side] = str(error)
-            sys.stderr.write(f"{worker.side} is left out: {error}\n")
-            return None
-
-    ready = {worker.side: ask(worker, worker.hear) for worker in workers}
-    compare_logprobs({side: m["logprobs"] for side, m in ready.items() if m}, place)
+    ready = answers(workers, lambda worker: worker.hear(), OURS, left_out)
+    compare_logprobs({side: message["logprobs"] for side, message in ready.items()}, place)
     found: dict[str, list[dict[str, Any]]] = {worker.side: [] for worker in workers}
     for turn in range(repeats + 1):
-        for worker in workers:
-            step = ask(worker, worker.step)
-            if step is None:
-                continue
+        steps = answers(workers, lambda worker: worker.step(), OURS, left_out)
+        for side, step in steps.items():
             if step["length"] != new_tokens:
                 raise ValueError(
-                    f"expected {new_tokens} tokens a response of {worker.side}, got {step['length']}"
+                    f"expected {new_tokens} tokens a response of {side}, got {step['length']}"
                 )
-            sys.stderr.write(f"turn {turn}, {worker.side}: {step['seconds']:.3f} s\n")
             if turn > 0:
-                found[worker.side].append({**step, "imports": ready[worker.side]["imports"]})
-    return {side: steps for side, steps in found.items() if side not in left_out}, left_out
+                found[side].append({**step, "imports": ready[side]["imports"]})
+    return {side: done for side, done in found.items() if side not in left_out}, left_out
 
 
 def compare_logprobs(of_sides: Mapping[str, Sequence[float]], place: Place) -> None:

@@ -13,7 +13,8 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from rl_step_worker import ALPHA, BETA, RANK, RATE, RESPONSE, TEMPERATURE, Line, vowels
+from rl_step_worker import ALPHA, BETA, RANK, RATE, RESPONSE, TEMPERATURE, vowels
+from sides import Line
 from torch import Tensor, nn
 
 from rlaif_pl.text import Template
@@ -37,7 +38,7 @@ class Padded:
         self.tokenizer = AutoTokenizer.from_pretrained(given["model"], padding_side="left")
         is_lora = given["train"] == "lora"
         dtype = self.place.dtype if is_lora else torch.float32
-        model = AutoModelForCausalLM.from_pretrained(given["model"], dtype=dtype)
+        model: Any = AutoModelForCausalLM.from_pretrained(given["model"], dtype=dtype)
         self.reference: nn.Module | None = None  # None: the model without its adapters
         if is_lora:
             model = get_peft_model(
@@ -106,4 +107,4 @@ def run_padded(given: dict[str, Any], line: Line) -> None:
     for start in range(0, len(given["posts"]), given["prompts"]):
         line.begin()
         padded.step(given["posts"][start : start + given["prompts"]])
-        line.end(given["new_tokens"])
+        line.end(length=given["new_tokens"])

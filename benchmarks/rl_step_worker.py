@@ -3,19 +3,15 @@
 from __future__ import annotations
 
 import json
-import os
-import resource
 import sys
-import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 import torch
-from device import Place, make_place
-from timing import resident
+from device import DtypeName, make_place
+from sides import Line
 
 RESPONSE = "The author asks what to do about it, and whether anyone else has been there."
 RANK, ALPHA = 16, 32
@@ -35,74 +31,30 @@ class VowelReward:
         return torch.tensor([vowels(text) for text in responses])
 
 
-class Line:
-    """Messages to and from the driver, on what was standard output before anyone printed to it.
-
-    Args:
-        place: Where the steps are taken.
-    """
-
-    def __init__(self, place: Place) -> None:
-        self.place = place
-        self.stream: TextIO = os.fdopen(os.dup(1), "w")
-        os.dup2(2, 1)
-        self.imports = 0
-        self.began = 0.0
-
-    def imported(self) -> None:
-        """Note the memory before anything is loaded; a GPU has none of it in use."""
-        self.imports = 0 if self.place.is_cuda else resident()
-
-    def say(self, **message: Any) -> None:
-        """Send one message."""
-        self.stream.write(json.dumps(message) + "\n")
-        self.stream.flush()
-
-    def ready(self, logprobs: Sequence[float]) -> None:
-        """Say that everything is loaded."""
-        self.say(logprobs=list(logprobs), imports=self.imports)
-
-    def begin(self) -> None:
-        """Wait to be told, then start the clock."""
-        if not sys.stdin.readline():
-            sys.exit(0)
-        self.place.synchronize()
-        self.began = time.perf_counter()
-
-    def end(self, length: float) -> None:
-        """Say what the step took and how long its responses were."""
-        self.place.synchronize()
-        seconds = time.perf_counter() - self.began
-        if self.place.is_cuda:
-            peak = torch.cuda.max_memory_allocated()
-        else:
-            peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-        self.say(seconds=seconds, peak=peak, length=length)
-
-
 def run_ours(given: dict[str, Any], line: Line) -> None:
     """A2CModule under a Lightning trainer."""
     from lightning.pytorch import Callback, Trainer
+    from tldr import batches_of
     from torch.utils.data import DataLoader
 
     from rlaif_pl.engine.sampling import SamplingParams
     from rlaif_pl.models import ActorCritic, BackboneOptions, Lora
     from rlaif_pl.rl.objective import Advantages
     from rlaif_pl.training import A2CModule
-    from rlaif_pl.types import Batch, Prompt
 
     class Steps(Callback):
         def on_train_batch_start(self, *_: Any) -> None:
             line.begin()
 
         def on_train_batch_end(self, trainer: Trainer, *_: Any) -> None:
-            line.end(float(trainer.callback_metrics["a2c/train_length"]))
+            line.end(length=float(trainer.callback_metrics["a2c/train_length"]))
 
     line.imported()
     place = line.place
     alone = given["side"] == "leave_one_out"
     lora = Lora(RANK, ALPHA) if given["train"] == "lora" else None
-    frozen = place.dtype_name if lora is not None else "float32"  # type of weights not trained
+    # of weights that are not trained
+    frozen: DtypeName = place.dtype_name if lora is not None else "float32"
     options = BackboneOptions(given["model"], dtype=frozen)
     actor = ActorCritic(options, lora=lora, value_network="none" if alone else None)
     actor.to(place.device)
@@ -113,27 +65,13 @@ def run_ours(given: dict[str, Any], line: Line) -> None:
         advantages=Advantages(baseline="rloo" if alone else None),
         optimizer=partial(torch.optim.AdamW, lr=RATE, weight_decay=0.0),
     )
-    batches = []
-    for start in range(0, len(given["posts"]), given["prompts"]):
-        rows = [Prompt(post, post) for post in given["posts"][start : start + given["prompts"]]]
-        batches.append(Batch(rows, range(start, start + len(rows)), [False] * len(rows)))
     with torch.no_grad(), place.autocast():
         texts = actor.policy.encode(given["posts"][:1], [[RESPONSE]])
         params = SamplingParams(temperature=TEMPERATURE)
         logprobs = actor.policy.logprobs(texts, params=params)[0, :-1]
     line.ready(logprobs.tolist())
-    trainer = Trainer(
-        max_epochs=1,
-        accelerator=place.device.type,
-        devices=1,
-        precision=place.precision,
-        callbacks=[Steps()],
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        gradient_clip_val=1.0,
-    )
+    trainer = place.trainer(Steps(), max_epochs=1, gradient_clip_val=1.0)
+    batches: Any = batches_of(given["posts"], given["prompts"])
     trainer.fit(module, DataLoader(batches, batch_size=None))
 
 
@@ -148,7 +86,7 @@ def run_trl(given: dict[str, Any], line: Line) -> None:
 
     lengths: list[int] = []
 
-    def reward(completions, completion_ids, **_):  # type: ignore[no-untyped-def]
+    def reward(completions: list[str], completion_ids: list[list[int]], **_: Any) -> list[float]:
         lengths[:] = [len(row) for row in completion_ids]
         return [vowels(text) for text in completions]
 
@@ -157,7 +95,7 @@ def run_trl(given: dict[str, Any], line: Line) -> None:
             line.begin()
 
         def on_step_end(self, *_: Any, **__: Any) -> None:
-            line.end(sum(lengths) / len(lengths))
+            line.end(length=sum(lengths) / len(lengths))
 
     line.imported()
     place = line.place
@@ -200,32 +138,23 @@ def run_trl(given: dict[str, Any], line: Line) -> None:
     )
     ids = tokenizer(f"{prompts[0]} {RESPONSE}", return_tensors="pt").input_ids
     kept = ids.shape[1] - len(tokenizer(prompts[0]).input_ids)
-    ids = ids.to(trainer.model.device)
+    model: Any = trainer.model
+    ids = ids.to(model.device)
     with torch.no_grad(), place.autocast():
         logprobs, _, _ = trainer._get_per_token_logps_and_entropies(
-            trainer.model, ids, torch.ones_like(ids), kept
+            model, ids, torch.ones_like(ids), kept
         )
     line.ready(logprobs[0].tolist())
     trainer.train()
 
 
-@contextmanager
-def messages(place: Place) -> Iterator[Line]:
-    """Open the line before anything else is printed."""
-    line = Line(place)
-    try:
-        yield line
-    finally:
-        line.stream.close()
-
-
 if __name__ == "__main__":
     side, file = sys.argv[1:]
     settings = {**json.loads(Path(file).read_text()), "side": side}
-    with messages(make_place(settings["device"], settings["dtype"])) as opened:
-        if side == "padded":
-            from rl_step_padded import run_padded
+    line = Line(make_place(settings["device"], settings["dtype"]))
+    if side == "padded":
+        from rl_step_padded import run_padded
 
-            run_padded(settings, opened)
-        else:
-            (run_trl if side.startswith("trl") else run_ours)(settings, opened)
+        run_padded(settings, line)
+    else:
+        (run_trl if side.startswith("trl") else run_ours)(settings, line)

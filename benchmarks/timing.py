@@ -10,10 +10,12 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
 from device import Place
+from torch import Tensor
 
 Function = Callable[[], object]
 F = TypeVar("F", bound=Callable[..., Any])
@@ -125,7 +127,9 @@ def queued_seconds(function: Function, inner: int, before: Function | None) -> f
         cycles *= 4
 
 
-def fitting(peers: Mapping[str, F], check: Callable[[str, F], None]) -> tuple[dict[str, F], dict]:
+def fitting(
+    peers: Mapping[str, F], check: Callable[[str, F], None]
+) -> tuple[dict[str, F], dict[str, str]]:
     """Return the peers that run here and give what is wanted, and why others are left out.
 
     Args:
@@ -162,6 +166,29 @@ def resident() -> int:
     """Return the bytes of this process that are in memory (Linux)."""
     with open("/proc/self/statm") as file:
         return int(file.read().split()[1]) * 4096
+
+
+def peak_resident() -> int:
+    """Return the greatest resident memory of this process since ``forget_peak``, in bytes (Linux)."""
+    status = Path("/proc/self/status").read_text()
+    return 1024 * int(status.split("VmHWM:")[1].split()[0])
+
+
+def forget_peak() -> None:
+    """Give freed memory back and count the greatest anew."""
+    ctypes.CDLL("libc.so.6").malloc_trim(0)
+    Path("/proc/self/clear_refs").write_text("5")
+
+
+def check_gap(name: str, found: Tensor, wanted: Tensor, most: float) -> None:
+    """Compare a result with what is wanted, by norm.
+
+    Raises:
+        AssertionError: They differ.
+    """
+    gap = float((found.double() - wanted).norm() / wanted.norm())
+    if not gap < most:
+        raise AssertionError(f"expected {name} within {most} of float64's, got {gap}")
 
 
 def peak_growth(function: Function, place: Place = CPU) -> int:

@@ -51,8 +51,8 @@ def main(
         optimizer=partial(torch.optim.AdamW, lr=1e-3, weight_decay=0.0),
     )
     data = rl.PreferenceDataModule("prompts", prompts=PROMPTS, validation_fraction=0, batch_size=4)
-    quiet = {"logger": False, "enable_checkpointing": False, "enable_model_summary": False}
-    Trainer(max_steps=steps, max_epochs=-1, gradient_clip_val=1.0, **quiet).fit(module, data)
+    quiet = partial(Trainer, logger=False, enable_checkpointing=False, enable_model_summary=False)
+    quiet(max_steps=steps, max_epochs=-1, gradient_clip_val=1.0).fit(module, data)
     means = []
     for name, policy in (("before", start), ("after", module.policy)):
         texts = rl.generate(policy, PROMPTS, sampling).texts

@@ -23,7 +23,7 @@ def main(base_url: str, model: str, pairs: str, limit: int, store: str) -> list[
             f"{row.p_first:8.3f}  {why.position_gap:9.3f}  {why.off_option_mass:19.3f}  "
             f"{row.prompt[:60]!r}"
         )
-    gaps = [row.provenance.position_gap for row in labeled]
+    gaps = [row.provenance.position_gap or 0.0 for row in labeled]
     print(f"{len(labeled)} of {len(rows)} labeled; mean order gap {sum(gaps) / len(gaps):.3f}")
     return labeled
 
