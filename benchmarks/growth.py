@@ -125,7 +125,7 @@ def show(points: Sequence[Point], title: str, unit: str) -> None:
         print(f"{p.name:24s} {rate:10.3f} {p.seconds:10.4g} {p.floor:10.4g} {p.share:7.0%}")
 
 
-def draw(tables: dict[str, Sequence[Point]], unit: str, file: Path) -> None:
+def draw(tables: Mapping[str, Sequence[Point]], unit: str, file: Path) -> None:
     """Write a picture with one row a table and one panel a sweep.
 
     Args:

@@ -37,7 +37,7 @@ import time
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import torch
 from device import Place, add_device_options, place_of
@@ -56,6 +56,7 @@ from growth import (
 from rl_step_worker import VowelReward
 from timing import gemm_rate, reading_rate
 from tldr import batches_of
+from typing_extensions import override
 
 from rlaif_pl.engine.response_batch import ResponseBatch, assemble
 from rlaif_pl.engine.runner import DecoderRunner
@@ -110,6 +111,14 @@ def main(words: Sequence[str] | None = None) -> int:
     return 0
 
 
+class SilentA2C(A2CModule):
+    """Logs nothing: there is no trainer."""
+
+    @override
+    def log_dict(self, *_: Any, **__: Any) -> None:
+        pass
+
+
 def build(layers: int, train: str, place: Place) -> A2CModule:
     """Load the module; its policy never ends a text, and nothing is logged."""
     lora = Lora(16, 32) if train == "lora" else None
@@ -117,8 +126,7 @@ def build(layers: int, train: str, place: Place) -> A2CModule:
     actor = ActorCritic(BackboneOptions(num_layers=layers, dtype=frozen), lora=lora)
     actor.policy.eos = -1
     actor.policy.stop_token_ids = frozenset({actor.policy.eos})
-    module = A2CModule(actor, VowelReward(), optimizer=partial(torch.optim.AdamW, lr=1e-6))
-    module.log_dict = lambda *_, **__: None  # type: ignore[method-assign] - there is no trainer
+    module = SilentA2C(actor, VowelReward(), optimizer=partial(torch.optim.AdamW, lr=1e-6))
     return module.to(place.device)
 
 
@@ -229,7 +237,7 @@ def writing_seconds(stack: DecoderRunner, head: int, inputs: ResponseBatch, rate
     rows, length = len(inputs.continuations), max(inputs.continuation_lengths)
     bare = dataclasses.replace(inputs, continuations=((),) * rows)
     read = operations(stack, bare)
-    layers = stack.decoder.layers
+    layers = cast(torch.nn.ModuleList, stack.decoder.layers)
     matrices = [(n, p) for n, p in layers.named_parameters() if p.dim() == 2]
     weights = head + sum(p.numel() for _, p in matrices)
     kept = sum(p.shape[0] for n, p in matrices if n.split(".")[2] in KEYS_VALUES)  # a token

@@ -86,7 +86,9 @@ def run_trl(given: dict[str, Any], line: Line) -> None:
 
     lengths: list[int] = []
 
-    def reward(completions: list[str], completion_ids: list[list[int]], **_: Any) -> list[float]:
+    def reward(
+        completions: list[str], completion_ids: list[list[int]], **_: Any
+    ) -> list[float | None]:
         lengths[:] = [len(row) for row in completion_ids]
         return [vowels(text) for text in completions]
 

@@ -45,7 +45,7 @@ def batches_of(posts: Sequence[str], size: int) -> list[Batch[Prompt]]:
     return [Batch([rows[n] for n in own], own, [False] * len(own)) for own in places]
 
 
-def _rows() -> list[Preference]:
+def _rows() -> Sequence[Preference]:
     folder = Path(os.environ.get("RLAIF_PL_DATA", Path(__file__).parents[2] / "shared" / "data"))
     file = folder / "tldr_comparisons" / "batch13.json"
     return load_preferences(DataSource(str(file)) if file.is_file() else "tiny_tldr/pairs").rows

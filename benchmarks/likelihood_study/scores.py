@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 
 import numpy as np
 from features import Array, Reads, load_reads, per_summary, saturated, shared, weighted
@@ -24,11 +25,23 @@ def reconstruction(reads: Reads) -> dict[str, Array]:
     for scale in (0.1, 0.25, 0.5, 1.0):
         scores[f"tanh {scale}"] = saturated(reads, scale)
     for power in (0.5, 1.0, 2.0):
-        scores[f"surprisal^{power}"] = weighted(reads, lambda s, _, p=power: (s + 1e-6) ** p)
+        scores[f"surprisal^{power}"] = weighted(reads, _to_the(power))
     for count in (50, 100, 200):
-        scores[f"first {count}"] = per_summary(reads, lambda a, k=count: a[:k].mean())
-        scores[f"decay {count}"] = weighted(reads, lambda _, n, k=count: np.exp(-np.arange(n) / k))
+        scores[f"first {count}"] = per_summary(reads, _mean_of_first(count))
+        scores[f"decay {count}"] = weighted(reads, _decaying(count))
     return {f"reconstruction, {name}": value for name, value in scores.items()}
+
+
+def _to_the(power: float) -> Callable[[Array, int], Array]:
+    return lambda surprisals, _: (surprisals + 1e-6) ** power
+
+
+def _mean_of_first(count: int) -> Callable[[Array], float]:
+    return lambda values: float(values[:count].mean())
+
+
+def _decaying(count: int) -> Callable[[Array, int], Array]:
+    return lambda _, length: np.exp(-np.arange(length) / count)
 
 
 def conditional(given: Reads, alone: Reads) -> dict[str, Array]:
@@ -76,7 +89,7 @@ def information(
         ]
         for pair, own in zip(pairs, alone, strict=True)
     ]
-    measures = {
+    measures: dict[str, Callable[[Array], float]] = {
         "shared surprisal, sum": np.sum,
         "shared surprisal, at most 6": lambda v: np.minimum(v, 6).sum(),
         "shared surprisal, sqrt": lambda v: np.sqrt(v).sum(),
