@@ -64,8 +64,8 @@ def revise(
         helpful: Ordinary prompts to mix in: their references are taken as they are, and those
             without one are answered by the model.
         only_last: Demonstrate only the last revision of each prompt.
-        cut: What is demonstrated of a response that the length limit cut: all up to its last full
-            ``sentence``, all of it (``keep``; where it was cut is not taught), or nothing (``drop``).
+        cut: What is demonstrated of a response that the length limit cut: up to its last full
+            ``sentence``, all but an end (``keep``), or nothing (``drop``).
         replies: SQLite file of the model's replies; by default OUT/replies.sqlite.
         chunk: Prompts taken through all rounds at a time, at least 1.
         max_cost: Stop when this run has spent so many USD; calls in flight are still awaited and kept.

@@ -154,8 +154,16 @@ def refused(capsys, command, content):
             "theirs.Keyword",
             "to import theirs.Keyword, which needs the module nltk_of_nobody, got none",
         ),
-        ("nowhere.Keyword", "class_path to name a class that exists, got 'nowhere.Keyword'"),
-        ("mine.Keyword", "class_path to name a class that exists, got 'mine.Keyword'"),
+        (
+            "nowhere.Keyword",
+            "class_path to name a class or function that exists, got 'nowhere.Keyword': "
+            "there is no module nowhere",
+        ),
+        (
+            "mine.Keyword",
+            "class_path to name a class or function that exists, got 'mine.Keyword': "
+            "mine has no Keyword",
+        ),
     ],
 )
 def test_a_class_is_told_from_what_its_module_imports(capsys, path, said):
