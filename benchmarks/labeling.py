@@ -34,7 +34,7 @@ from timing import gemm_rate
 from tldr import load_pairs
 
 from rlaif_pl.engine.tree_runner import Node, grow, merge
-from rlaif_pl.labeling import LocalBackend, PairwiseLabeler
+from rlaif_pl.labeling import LocalBackend, PairwiseLabeler, VerdictOptions
 from rlaif_pl.labeling.backends.local_rows import Row
 from rlaif_pl.types import Preference
 
@@ -161,8 +161,9 @@ def measure(
         ValueError: The labels differ.
     """
     recorder = Recorder(backend)
+    every = VerdictOptions(min_option_mass=0.0)  # no model's answer is left out
     labelers = {
-        name: PairwiseLabeler(answers, shots=shots)
+        name: PairwiseLabeler(answers, shots=shots, verdict=every)
         for name, answers in (("plain", plain), ("ours", recorder))
     }
     seconds: dict[str, list[float]] = {"plain": [], "ours": []}
