@@ -86,7 +86,11 @@ class BackboneOptions:
             raise FileNotFoundError(
                 f"expected a model folder at {folder.absolute()}, there is none; check the name"
             )
-        elif not folder.exists() and get_close_matches(self.name.lower(), [EMBEDDED]):
+        elif (
+            "/" not in self.name
+            and not folder.exists()
+            and get_close_matches(self.name.lower(), [EMBEDDED])
+        ):
             raise FileNotFoundError(
                 f"expected a model folder or a name on the hub, got {self.name!r}; did you mean "
                 f"{EMBEDDED}, the embedded model?"

@@ -153,6 +153,7 @@ def test_a_missing_folder_names_the_command_that_makes_it(tmp_path):
 
 def test_only_a_name_with_a_maker_must_be_a_folder(tmp_path):
     BackboneOptions("some-hub/name").check_exists()
+    BackboneOptions("HuggingFaceTB/SmolLM2-135M").check_exists()  # of the hub, though near ours
     (tmp_path / "config.json").write_text("{}")
     BackboneOptions(str(tmp_path), create_with="make").check_exists()
     with pytest.raises(FileNotFoundError, match="there is none; make it with: make"):
