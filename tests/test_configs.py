@@ -10,6 +10,7 @@ import torch
 import yaml
 
 from rlaif_pl.cli import main as cli
+from rlaif_pl.cli import registry
 from rlaif_pl.config_paths import config_paths
 from rlaif_pl.models.scalar_head import ScalarHead
 from rlaif_pl.pipeline import load_experiment
@@ -54,8 +55,8 @@ def commands_that_take(config) -> list[str]:
     if "stages" in config:
         return ["run"]
     found = []
-    for command in cli.FUNCTIONS:
-        options = inspect.signature(cli.function_of(command)).parameters
+    for command in registry.FUNCTIONS:
+        options = inspect.signature(registry.function_of(command)).parameters
         required = {key for key, option in options.items() if option.default is option.empty}
         if config and required <= config.keys() <= options.keys():
             found.append(command)

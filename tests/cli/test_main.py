@@ -9,6 +9,7 @@ import yaml
 
 from rlaif_pl import __version__
 from rlaif_pl.cli import main as cli
+from rlaif_pl.cli import registry
 from rlaif_pl.cli.commands.train import how_to_go_on
 from rlaif_pl.config_paths import config_paths, find_config
 from rlaif_pl.pipeline.experiment import COMMANDS
@@ -62,14 +63,16 @@ def test_no_command_shows_the_help_and_fails(capsys):
 
 
 def test_the_functions_of_the_help_are_all_that_there_are():
-    assert {*cli.FUNCTIONS} == {*COMMANDS, "doctor", "rate", "evaluate ratings"} - {*cli.LIGHTNING}
+    assert {*registry.FUNCTIONS} == {*COMMANDS, "doctor", "rate", "evaluate ratings"} - {
+        *registry.LIGHTNING
+    }
 
 
 @pytest.mark.parametrize("word", ["-h", "--help", "help"])
 def test_help_names_every_command(word, capsys):
     assert cli.main([word]) == 0
     said = capsys.readouterr().out
-    for command in (*cli.LIGHTNING, *cli.FUNCTIONS, "run"):
+    for command in (*registry.LIGHTNING, *registry.FUNCTIONS, "run"):
         assert command in said
 
 
@@ -78,11 +81,11 @@ def test_version(capsys):
     assert capsys.readouterr().out == f"rlaif_pl {__version__}\n"
 
 
-@pytest.mark.parametrize("group", cli.GROUPS)
+@pytest.mark.parametrize("group", registry.GROUPS)
 def test_help_of_a_group_lists_its_commands(group, capsys):
     assert cli.main([group, "--help"]) == 0
     said = capsys.readouterr().out
-    commands = [command for command in cli.FUNCTIONS if command.split()[0] == group]
+    commands = [command for command in registry.FUNCTIONS if command.split()[0] == group]
     assert [" ".join(line.split()[:2]) for line in said.splitlines()] == commands
 
 
@@ -99,7 +102,7 @@ def test_an_unknown_command_names_the_known_ones(words, capsys):
     assert "evaluate alignment" in said
 
 
-@pytest.mark.parametrize("command", list(cli.FUNCTIONS))
+@pytest.mark.parametrize("command", list(registry.FUNCTIONS))
 def test_every_function_has_a_help_with_its_options(command, capsys):
     assert stopped([*command.split(), "--help"]) == 0
     said = capsys.readouterr().out

@@ -9,6 +9,7 @@ import yaml
 from claimed import frames_above
 
 from rlaif_pl.cli import main as cli
+from rlaif_pl.cli import registry
 from rlaif_pl.cli.commands import rest as rest_command
 from rlaif_pl.data.sources import load_preferences
 from rlaif_pl.models import ActorCritic, BackboneOptions, Lora
@@ -102,8 +103,8 @@ def takes_model(function) -> bool:
 
 def test_commands_that_load_a_model_take_a_device():
     found = []
-    for name in cli.FUNCTIONS:
-        function = cli.function_of(name)
+    for name in registry.FUNCTIONS:
+        function = registry.function_of(name)
         parameters = inspect.signature(function).parameters
         assert ("device" in parameters) == (takes_model(function) or name in LOADS_BY_ITSELF), name
         if "device" in parameters:
@@ -116,7 +117,7 @@ def test_commands_that_load_a_model_take_a_device():
 @pytest.mark.parametrize("name", DEVICE_COMMANDS)
 def test_a_device_that_is_not_there_is_refused_before_anything_is_read(name):
     with pytest.raises(ValueError, match=r"this machine has cpu.*got 'cuda:99'"):
-        cli.function_of(name)(device="cuda:99")
+        registry.function_of(name)(device="cuda:99")
 
 
 def test_sampling_draws_there_what_the_cpu_draws(command, tmp_path, tiny_model_folder, prompts):

@@ -12,7 +12,7 @@ import pytest
 import yaml
 
 import rlaif_pl
-from rlaif_pl.cli import main as cli
+from rlaif_pl.cli import registry
 from rlaif_pl.cli.commands.config_check import OUTER, lightning_parser
 from rlaif_pl.cli.commands.parsers import function_parser
 from rlaif_pl.cli.commands.run import run_parser
@@ -27,7 +27,7 @@ CALLS = {
     "README.md": (ROOT / "README.md").read_text(encoding="utf-8"),
     "configs": "\n".join(config.read_text(encoding="utf-8") for config in CONFIGS),
 }
-COMMANDS = (*cli.LIGHTNING, "run", *cli.FUNCTIONS)
+COMMANDS = (*registry.LIGHTNING, "run", *registry.FUNCTIONS)
 OF_BENCHMARKS = ("--train",)
 PATH = re.compile(
     r"(?<![\w/.$])((?:rlaif_pl|tests|benchmarks|configs|csrc)/[\w./-]*\w/?)(?![\w*<{])"
@@ -53,7 +53,12 @@ def test_paths_exist(page):
 
 @pytest.mark.parametrize("page", TEXTS)
 def test_commands_exist(page):
-    known = {*cli.LIGHTNING, *(name.split()[0] for name in cli.FUNCTIONS), "run", "COMMAND"}
+    known = {
+        *registry.LIGHTNING,
+        *(name.split()[0] for name in registry.FUNCTIONS),
+        "run",
+        "COMMAND",
+    }
     assert set(re.findall(r"python -m rlaif_pl (\w+)", TEXTS[page])) <= known
 
 
@@ -62,11 +67,11 @@ def options_of(command: str) -> frozenset[str]:
     """Every option of a command, keys of groups included."""
     if command == "run":
         parser: ArgumentParser = run_parser()
-    elif command in cli.LIGHTNING:
+    elif command in registry.LIGHTNING:
         of_command = ("--config", "--print_config", *(f"--{key}" for key in OUTER))
         return frozenset((*of_command, *lightning_parser()._option_string_actions))
     else:
-        parser = function_parser(cli.function_of(command), f"python -m rlaif_pl {command}")
+        parser = function_parser(registry.function_of(command), f"python -m rlaif_pl {command}")
     return frozenset(parser._option_string_actions)
 
 
@@ -89,7 +94,7 @@ def called(text: str) -> Iterator[tuple[str, list[str]]]:
             known[found[1]] = found[2]
         elif found := re.search(r"(?:python -m rlaif_pl|rlaif-pl) (\w.*)", line):
             first, *rest = re.split(r"[`#|]| {2,}", found[1])[0].split()
-            command = f"{first} {rest.pop(0)}" if first in cli.GROUPS and rest else first
+            command = f"{first} {rest.pop(0)}" if first in registry.GROUPS and rest else first
             yield command, rest
 
 

@@ -13,7 +13,7 @@ from rlaif_pl.cli.commands.config_check import lightning_parser
 from rlaif_pl.cli.commands.help_text import literals
 from rlaif_pl.cli.commands.parsers import function_parser
 from rlaif_pl.cli.commands.run import run_parser
-from rlaif_pl.cli.main import FUNCTIONS, LIGHTNING, function_of
+from rlaif_pl.cli.registry import FUNCTIONS, LIGHTNING, function_of
 
 PROG = "rlaif-pl"  # the installed script; `python -m rlaif_pl` is a call of python to a shell
 FILES = re.compile(r"\b(str|DataSource|Path)\b")

@@ -22,7 +22,7 @@ from rlaif_pl.cli.commands.parsers import FunctionParser, function_parser
 from rlaif_pl.cli.commands.refusals import Refusal, refusal
 from rlaif_pl.cli.commands.train import Parser, add_default_callbacks, refuse_sharding
 from rlaif_pl.cli.commands.values import function_at
-from rlaif_pl.cli.main import FUNCTIONS, LIGHTNING, function_of
+from rlaif_pl.cli.registry import FUNCTIONS, LIGHTNING, function_of
 from rlaif_pl.errors import explained
 from rlaif_pl.evaluation.judges import minilm_folder
 from rlaif_pl.evaluation.samples import PolicyReporting

@@ -10,6 +10,7 @@ from lightning.pytorch import LightningDataModule, LightningModule
 
 from rlaif_pl import training
 from rlaif_pl.cli import main as cli
+from rlaif_pl.cli import registry
 from rlaif_pl.cli.commands import run
 from rlaif_pl.cli.commands.stage_check import INPUTS
 from rlaif_pl.evaluation import judges
@@ -97,7 +98,7 @@ def test_data_files_of_every_command_are_looked_for(absent, command, key, more):
 
 
 def test_every_data_set_that_a_command_takes_is_looked_for():
-    takers = [cli.function_of(command) for command in cli.FUNCTIONS]
+    takers = [registry.function_of(command) for command in registry.FUNCTIONS]
     modules = [each for each in vars(training).values() if inspect.isclass(each)]
     modules = [each for each in modules if issubclass(each, LightningModule | LightningDataModule)]
     assert {training.RewardModule, training.PreferenceDataModule} <= set(modules)

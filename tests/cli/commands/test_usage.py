@@ -7,6 +7,7 @@ import pytest
 import yaml
 
 from rlaif_pl.cli import main as cli
+from rlaif_pl.cli import registry
 from rlaif_pl.cli.commands.parsers import PlainParser
 from rlaif_pl.cli.commands.refusals import refusal
 
@@ -181,7 +182,7 @@ def help_of(capsys, *words):
 
 
 def test_every_help_is_short_and_begins_with_what_is_required(capsys):
-    for command in (*cli.LIGHTNING, *cli.FUNCTIONS, "run", "completion"):
+    for command in (*registry.LIGHTNING, *registry.FUNCTIONS, "run", "completion"):
         said = help_of(capsys, *command.split())
         assert said.startswith(f"usage: python -m rlaif_pl {command}")
         assert said.count("\n") <= 45
@@ -218,7 +219,7 @@ def test_the_first_help_loads_neither_torch_nor_jsonargparse():
 
 def test_the_rating_page_loads_no_torch():
     code = (
-        "import sys; from rlaif_pl.cli.main import function_of; function_of('rate')\n"
+        "import sys; from rlaif_pl.cli.registry import function_of; function_of('rate')\n"
         "sys.exit('torch' in sys.modules)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
