@@ -42,6 +42,7 @@ COLUMNS = {
     "tie_mass": "probability of a tie among the verdicts, where ties were asked for",
     "tokens": "tokens read and written for the label",
     "cost_usd": "US dollars paid for the label",
+    "messages": "turns that `prompt` writes out; null where it is no conversation",
 }
 MEASURES = {
     "alignment": "agrees with gold verdicts",

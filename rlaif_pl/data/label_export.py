@@ -47,15 +47,18 @@ class Exported:
 def soft_rows(pairs: Sequence[Preference], min_margin: float = 0.0) -> Exported:
     """Return labels as they are, ties included, with their provenance in columns of their own.
 
-    Left out and counted: pairs without a label, or with ``|p - 0.5|`` below ``min_margin`` (0 to 0.5).
+    Where a prompt has turns there is a column ``messages``. Left out and counted: pairs without a
+    label, or with ``|p - 0.5|`` below ``min_margin`` (0 to 0.5).
     """
+    has_turns = any(pair.messages for pair in pairs)
+    schema = SOFT.append(pa.field("messages", MESSAGES)) if has_turns else SOFT
 
     def row(pair: Preference) -> dict[str, object]:
         flat = asdict(pair)
         flat = finite(flat | flat.pop("provenance"))
-        return {name: flat[name] for name in SOFT.names}
+        return {name: flat[name] for name in schema.names}
 
-    return _exported(SOFT, pairs, min_margin, row)
+    return _exported(schema, pairs, min_margin, row)
 
 
 def trl_rows(

@@ -9,6 +9,7 @@ import yaml
 
 from rlaif_pl.data.card import COLUMNS, dataset_card
 from rlaif_pl.data.label_export import SOFT, soft_rows, trl_rows, write_parquet
+from rlaif_pl.data.metric_files import write_json_lines
 from rlaif_pl.data.sources import DataSource, load_preferences
 from rlaif_pl.types import Preference, Provenance
 
@@ -65,6 +66,24 @@ def test_trl_rows_of_prompts_with_turns_are_messages(tmp_path):
     # one message of a user is one, too: TRL would lay out a text without the chat template
     assert trl_rows(pairs[1:2]).rows[0]["prompt"] == turns[1:]
     assert trl_rows(pairs[2:]).rows[0]["prompt"] == "text"
+
+
+def test_soft_rows_of_prompts_with_turns_keep_them(tmp_path):
+    turns = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Tap?"}]
+    rows = [
+        {"prompt": turns, "chosen": "Yes.", "rejected": "No.", "p_chosen": 0.9},
+        {"prompt": "text", "chosen": "a", "rejected": "b", "p_chosen": 0.7},
+    ]
+    pairs = load_preferences(rows).rows
+    table = soft_rows(pairs)
+    assert table.rows[1]["messages"] is None
+    assert set(COLUMNS) >= {*table.schema.names}
+    write_parquet(tmp_path / "x.parquet", table)
+    write_json_lines(tmp_path / "x.jsonl", table.rows)
+    for name in ("x.parquet", "x.jsonl"):
+        again = load_preferences(DataSource(str(tmp_path / name))).rows
+        assert [row.messages for row in again] == [row.messages for row in pairs]
+        assert [row.p_first for row in again] == [row.p_first for row in pairs]
 
 
 def test_a_margin_comes_only_where_it_is_asked_for():

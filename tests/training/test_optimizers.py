@@ -90,10 +90,11 @@ def test_the_default_is_printed_with_its_rates_and_each_can_be_changed(capsys, w
     assert printed["scheduler"]["class_path"] == "rlaif_pl.training.ConstantWithWarmup"
 
 
-def test_another_optimizer_has_the_defaults_of_its_own_class(capsys):
-    words = ["fit", "--model=rlaif_pl.training.SFTModule", "--model.optimizer=torch.optim.AdamW"]
+@pytest.mark.parametrize("turn", [1, -1])
+def test_another_optimizer_has_the_defaults_of_its_own_class(capsys, turn):
+    options = ["--model.optimizer=torch.optim.AdamW", "--model.optimizer.lr=3e-5"][::turn]
     with pytest.raises(SystemExit):
-        cli.main([*words, "--model.optimizer.lr=3e-5", "--print_config"])
+        cli.main(["fit", "--model=rlaif_pl.training.SFTModule", *options, "--print_config"])
     printed = yaml.safe_load(capsys.readouterr().out)["model"]["init_args"]["optimizer"]
     assert printed["class_path"] == "torch.optim.AdamW"
     assert (printed["init_args"]["lr"], printed["init_args"]["weight_decay"]) == (3e-5, 0.01)

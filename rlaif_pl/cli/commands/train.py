@@ -18,7 +18,7 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_info
 from typing_extensions import override
 
 from rlaif_pl.cli.commands.help_text import add_group_helps
-from rlaif_pl.cli.commands.parsers import InPlainWords, expand_home
+from rlaif_pl.cli.commands.parsers import GIVEN, InPlainWords, expand_home
 from rlaif_pl.models.device import computing_on
 from rlaif_pl.slurm import is_requeued
 from rlaif_pl.training import PreferenceDataModule, peers
@@ -57,10 +57,13 @@ def forget_own_rates(parser: Any, before: Any, value: Any) -> None:
     """Let an optimizer that is named in place of the default one have its own class's defaults.
 
     jsonargparse hands on every setting that both classes have: ``eps`` of one kind to an optimizer
-    that means another, and no weight decay to an AdamW.
+    that means another, and no weight decay to an AdamW. What was given on the command line stays.
     """
     if before and before.get("class_path") == OWN_RATES != value["class_path"]:
-        before.pop("init_args", None)
+        options = (word.partition("=")[0].split(".") for word in GIVEN.get())
+        given = {names[-1] for names in options if "optimizer" in names[:-1]}
+        kept = vars(before.pop("init_args", None) or Namespace()).items()
+        before["init_args"] = Namespace({name: each for name, each in kept if name in given})
     keep_shared_settings(parser, before, value)
 
 
