@@ -56,7 +56,7 @@ quickstart: $(STAMP) ## The whole of RLAIF on two CPU cores, with a report
 test: $(STAMP) lint ## Lint, types and every test, with compiled kernels required
 	RLAIF_PL_REQUIRE_EXT=1 $(PY) -m pytest tests -n auto --maxprocesses 8 --dist worksteal
 
-soak: $(STAMP) ## Kills, load and 20,000 damaged inputs, about an hour; MINUTES=10 for a short one
+soak: $(STAMP) ## Kills, load and 24,000 damaged inputs, about an hour; MINUTES=10 for a short one
 	RLAIF_PL_SOAK=1 RLAIF_PL_SOAK_MINUTES=$(MINUTES) $(PY) -m pytest tests/soak tests/fuzz tests/training/test_faults.py \
 		-m "soak or not soak" -s --durations=0
 

@@ -1,8 +1,9 @@
 """Texts that share prefixes, laid out in one row without padding.
 
-A batch is a forest of *segments*, which attend causally to themselves and fully to their ancestors, and
-lie level by level ``[all prefixes | all continuations | ...]``, those of one parent side by side. So
-attention between two levels is one variable-length call without copies. All is planned on the host.
+A batch is a packed prefix tree of *segments*, which attend causally to themselves and fully to their
+ancestors, and lie level by level ``[all prefixes | all continuations | ...]``, those of one parent side
+by side. So attention between two levels is one variable-length call without copies. All is planned on
+the host.
 """
 
 from __future__ import annotations

@@ -10,7 +10,8 @@ from rlaif_pl.pipeline.yaml_files import Value, at, number_at
 
 GIB = 2**30
 CONTEXT_BYTES = 2 * GIB  # CUDA context, libraries' workspaces, NCCL buffers
-LOGIT_ROWS, LOGIT_COPIES = 256, 3  # of models/output_head.py: logits, their softmax, the gradient
+# Rows of logits at a time, about what `ops.linear_logprob` takes of a GPU; they, softmax and gradient.
+LOGIT_ROWS, LOGIT_COPIES = 256, 3
 REWARD_TOKENS = 128  # of a response, by default of `RewardModel`
 # Of a module: where the options of what it trains are, its data, and responses a row by default.
 MODULES = {
@@ -150,7 +151,8 @@ class Fit:
         self.network = Network.read(at(content, place), inputs)
         self.drawn = number_at(self.model, "sampling.n", drawn)
         response = self.expect.response_tokens
-        uncut = LONGEST * response if self.kind == "SFTModule" else REWARD_TOKENS
+        is_whole = self.kind in ("SFTModule", "DPOModule")
+        uncut = LONGEST * response if is_whole else REWARD_TOKENS
         self.longest = number_at(content, f"{place}.max_response_tokens", uncut)
         if self.is_a2c:
             self.longest = number_at(self.model, "sampling.max_new_tokens", 64)

@@ -34,8 +34,8 @@ def ratings(
 
     Args:
         ratings: Folder of `rate`, or its ratings.sqlite.
-        out: Folder for results.md, rows.csv, ratings.csv, win_rates.png, metrics.json and
-            preferences.jsonl (people's votes on every two responses, for training).
+        out: Folder for results.md, rows.csv, tables.json, ratings.csv, win_rates.png, metrics.json and
+            preferences.jsonl (votes on every two responses, of people and of models, for training).
         verdicts: verdicts.jsonl of evaluate policy or evaluate matrix, whose judges are compared with
             people; None reads the file beside the samples, where there is one.
         names: Call raters by their names; otherwise they are numbers in every file.
