@@ -35,7 +35,7 @@ measure
   evaluate harmless    share of harmless responses
   select               of the best checkpoints the one that wins most
   rate                 a page on which people rank responses blind
-  evaluate ratings     win rates by people beside those of judges
+  evaluate ratings     win rates by raters beside those of judges
   report               one HTML page about a run
 
 compare
