@@ -28,7 +28,7 @@ class Line:
 
     Args:
         place: Where the steps are taken.
-        gives_back: Give freed memory back after a step, to leave it to the other sides; a GPU's always is.
+        gives_back: Give freed memory back after a step, as a GPU's always is, for the other sides.
     """
 
     def __init__(self, place: Place, gives_back: bool = False) -> None:
