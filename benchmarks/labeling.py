@@ -43,6 +43,7 @@ TOLERANCE = 1e-4
 # Times the gap that rounding to 16 bits makes, and what few pairs may make of it by luck: a logit of 20
 # is rounded by up to 0.06, of which a label takes a quarter.
 NOISE, LEAST_NOISE = 2.0, 0.02
+EVERY = VerdictOptions(min_option_mass=0.0)  # no model's answer is left out
 EXACT_PAIRS = 32  # labeled in float32 too, to know that gap
 
 
@@ -161,9 +162,8 @@ def measure(
         ValueError: The labels differ.
     """
     recorder = Recorder(backend)
-    every = VerdictOptions(min_option_mass=0.0)  # no model's answer is left out
     labelers = {
-        name: PairwiseLabeler(answers, shots=shots, verdict=every)
+        name: PairwiseLabeler(answers, shots=shots, verdict=EVERY)
         for name, answers in (("plain", plain), ("ours", recorder))
     }
     seconds: dict[str, list[float]] = {"plain": [], "ours": []}
@@ -219,7 +219,7 @@ def check_rounding(
         ValueError: Ours lie further from them than rounding explains.
     """
     exact = LocalBackend(backend.model.name, device=str(backend.model.device))
-    labeler = PairwiseLabeler(PlainBackend(exact, batch_size), shots=shots)
+    labeler = PairwiseLabeler(PlainBackend(exact, batch_size), shots=shots, verdict=EVERY)
     truth = labels_of(labeler, pairs)
     gap = {}
     for name, each in labelers.items():

@@ -28,7 +28,7 @@ class Line:
 
     Args:
         place: Where the steps are taken.
-        gives_back: Give freed memory back after a step, to leave it to the other sides.
+        gives_back: Give freed memory back after a step, as a GPU's always is, for the other sides.
     """
 
     def __init__(self, place: Place, gives_back: bool = False) -> None:
@@ -36,6 +36,7 @@ class Line:
         self.stream: TextIO = os.fdopen(os.dup(1), "w")
         os.dup2(2, 1)
         self.imports = 0
+        self.room = 0  # bytes of a GPU that torch kept of the last step for the next
         self.began = self.worked = 0.0
 
     def imported(self) -> None:
@@ -52,9 +53,12 @@ class Line:
         self.say(logprobs=list(logprobs), imports=self.imports)
 
     def begin(self) -> None:
-        """Wait to be told, then start the clock."""
+        """Wait to be told, take the memory of the last step anew, then start the clock."""
         if not sys.stdin.readline():
             sys.exit(0)
+        if self.place.is_cuda:  # in one piece, which torch cuts up, so that the step asks for none
+            torch.empty(self.room, dtype=torch.uint8, device=self.place.device)
+            torch.cuda.reset_peak_memory_stats()
         self.place.synchronize()
         self.began, self.worked = time.perf_counter(), time.process_time()
 
@@ -63,7 +67,10 @@ class Line:
         self.place.synchronize()
         seconds, processor = time.perf_counter() - self.began, time.process_time() - self.worked
         peak = torch.cuda.max_memory_allocated() if self.place.is_cuda else peak_resident()
-        if self.gives_back and not self.place.is_cuda:
+        if self.place.is_cuda:  # kept by four sides, it would be more than a GPU has
+            self.room = torch.cuda.memory_reserved() - torch.cuda.memory_allocated()
+            torch.cuda.empty_cache()
+        elif self.gives_back:
             ctypes.CDLL("libc.so.6").malloc_trim(0)
         self.say(seconds=seconds, processor=processor, peak=peak, **found)
 

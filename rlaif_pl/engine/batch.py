@@ -66,7 +66,7 @@ class AttentionBlock:
             if b > a and d > c:
                 yield slice(a, b), slice(c, d)
 
-    @property
+    @cached_property
     def has_empty_keys(self) -> bool:
         """Whether some queries have no keys."""
         pairs = zip(self.query_runs.lengths, self.key_runs.lengths, strict=True)

@@ -158,16 +158,22 @@ def filter_logits(logits: Tensor, params: SamplingParams) -> Tensor:
     if params.top_p < 1:
         # Compared as is: times T again it may round past itself.
         scaled = logits / params.temperature
-        logits = logits.masked_fill(scaled < _nucleus(scaled, params.top_p), -torch.inf)
+        nucleus = _nucleus(scaled, params.top_p, params.top_k)
+        logits = logits.masked_fill(scaled < nucleus, -torch.inf)
     return logits
 
 
 @cumulative_sums()
-def _nucleus(logits: Tensor, top_p: float) -> Tensor:
-    """Least logit among the likeliest tokens that reach a probability. ``(N, 1)``."""
+def _nucleus(logits: Tensor, top_p: float, top_k: int = 0) -> Tensor:
+    """Least logit among the likeliest tokens that reach a probability. ``(N, 1)``.
+
+    ``top_k`` says how many are above minus infinity, besides others as likely as the last; 0 for all.
+    """
     norm = logits.logsumexp(-1, keepdim=True)
     values = None
-    if logits.device.type == "cpu" and logits.shape[-1] > NUCLEUS:
+    if 0 < top_k < logits.shape[-1]:  # a GPU would sort the whole vocabulary for each token
+        values = logits.topk(top_k, -1).values
+    elif logits.device.type == "cpu" and logits.shape[-1] > NUCLEUS:
         values = logits.topk(NUCLEUS, -1).values
         if not bool(((values - norm).exp().sum(-1) >= top_p).all()):
             values = None

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
+from lightning.fabric.utilities.distributed import _InfiniteBarrier
 from lightning.pytorch import LightningModule
 from lightning.pytorch.utilities.rank_zero import rank_zero_info
 from typing_extensions import override
@@ -45,6 +47,7 @@ class LabelingModule(LightningModule):
         self.labeled: list[Preference] = []
         self._known: dict[Texts, Preference] = {}
         self._parts: LabelParts | None = None
+        self._all_labeled = ExitStack()  # closed where all ranks are done
 
     @property
     def parts(self) -> LabelParts:
@@ -73,6 +76,9 @@ class LabelingModule(LightningModule):
             if pair.p_first is not None or not is_asked_again(pair.provenance.failure)
         }
         self.trainer.strategy.barrier("labels-read")  # before any rank adds to its file
+        # Ranks may end hours apart, after a kill above all; a barrier of the strategy, NCCL's too, ends
+        # a run after half an hour.
+        self._all_labeled.enter_context(_InfiniteBarrier())
 
     @override
     def predict_step(self, batch: Batch[Preference], batch_idx: int) -> int:
@@ -87,7 +93,7 @@ class LabelingModule(LightningModule):
 
     @override
     def on_predict_end(self) -> None:
-        self.trainer.strategy.barrier("labels-written")
+        self._all_labeled.close()
         if self.global_rank == 0:
             loader: Any = self.trainer.predict_dataloaders
             self._publish(loader.rows)

@@ -1,6 +1,7 @@
 """What benchmarks compute is right on the CPU, and on a claimed GPU stays there."""
 
 import dataclasses
+import io
 import json
 import sys
 
@@ -20,7 +21,7 @@ import torch
 from claimed import CUDA
 from device import Place
 
-from rlaif_pl.labeling import LocalBackend, PairwiseLabeler
+from rlaif_pl.labeling import LocalBackend, PairwiseLabeler, outcome
 from rlaif_pl.models import BackboneOptions, RewardModel
 
 DTYPES = (torch.float32, torch.bfloat16)
@@ -78,7 +79,7 @@ def test_log_probabilities(place, kind):
         )
 
 
-def test_labels_of_the_plain_way(place, tiny_model_folder, small_pairs):
+def test_labels_of_the_plain_way(place, tiny_model_folder, small_pairs, monkeypatch):
     folder = str(tiny_model_folder)
     backend = LocalBackend(folder, device=str(place.device), dtype=place.dtype_name)
     answers = {"plain": labeling_plain.PlainBackend(backend), "ours": backend}
@@ -88,6 +89,9 @@ def test_labels_of_the_plain_way(place, tiny_model_folder, small_pairs):
     gap = {"float32": 1e-4, "bfloat16": 0.05}[place.dtype_name]
     assert labels["ours"] == pytest.approx(labels["plain"], abs=gap)
     if place.dtype == torch.bfloat16:
+        # An answer that float32 finds unlikely is a label there as it is in 16 bits.
+        monkeypatch.setattr(outcome, "is_unlikely", lambda logprobs, least: least > 0)
+        labelers = {n: PairwiseLabeler(a, verdict=labeling.EVERY) for n, a in answers.items()}
         labeling.check_rounding(labelers, backend, pairs, 0, 4)
         labelers["ours"] = Certain()
         with pytest.raises(ValueError, match="as near those in float32"):
@@ -201,3 +205,38 @@ def test_a_peer_that_ends_is_left_out_and_ours_is_not(capsys):
     assert left_out == {"trl": "it ended"}
     with pytest.raises(RuntimeError, match="it ended"):
         sides.answers([Ends("ours")], lambda side: side.step(), ("ours",), left_out)
+
+
+def test_a_side_leaves_the_memory_of_a_gpu_to_the_others_between_steps(gpu, monkeypatch):
+    calls, allocated, reserved = [], 100, 100
+    made = torch.empty
+
+    def empty(size, **options):
+        calls.append(f"take {size} on {options['device'].type}")
+        return made(size, **options)
+
+    monkeypatch.setattr(torch, "empty", empty)
+    for name, function in {
+        "synchronize": lambda *_: None,
+        "reset_peak_memory_stats": lambda: calls.append("count anew"),
+        "max_memory_allocated": lambda: 900,
+        "memory_allocated": lambda: allocated,
+        "memory_reserved": lambda: reserved,
+        "empty_cache": lambda: calls.append("give back"),
+    }.items():
+        monkeypatch.setattr(torch.cuda, name, function)
+    monkeypatch.setattr(sys, "stdin", io.StringIO("step\nstep\n"))
+    monkeypatch.setattr(sides.os, "dup2", lambda *_: None)
+    line = sides.Line(Place(CUDA, torch.bfloat16))
+    said = []
+    line.say = lambda **message: said.append(message)
+    for _ in range(2):
+        line.begin()
+        reserved = 1000  # the step's own, kept by torch
+        line.end(loss=0.5)
+    line.stream.close()
+    assert calls == [
+        *("take 0 on cuda", "count anew", "give back"),
+        *("take 900 on cuda", "count anew", "give back"),
+    ]
+    assert [step["peak"] for step in said] == [900, 900]

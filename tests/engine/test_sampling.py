@@ -140,6 +140,18 @@ def test_filters_look_at_what_temperature_makes():
 
 
 @pytest.mark.parametrize("top_p", [0.3, 0.9, 0.999])
+@pytest.mark.parametrize("filters", [{"top_k": 7}, {"top_k": 500}, {"top_k": 40, "min_p": 0.2}])
+def test_with_top_k_no_more_is_sorted_than_it_leaves(top_p, filters, monkeypatch):
+    logits = torch.randn(5, 600, generator=torch.Generator().manual_seed(1))
+    logits[0] = logits[0].round()  # many are as likely as the last that is left
+    params = SamplingParams(temperature=0.8, top_p=top_p, **filters)
+    left = filter_logits(logits, SamplingParams(temperature=0.8, **filters))
+    wanted = filter_logits(left, SamplingParams(temperature=0.8, top_p=top_p))
+    monkeypatch.setattr(torch.Tensor, "sort", lambda *_, **__: pytest.fail("all are sorted"))
+    assert torch.equal(filter_logits(logits, params), wanted)
+
+
+@pytest.mark.parametrize("top_p", [0.3, 0.9, 0.999])
 def test_a_large_vocabulary_is_cut_where_a_whole_sort_would(top_p):
     logits = torch.randn(4, 5000, generator=torch.Generator().manual_seed(0)) * 2
     found = filter_logits(logits, SamplingParams(top_p=top_p)).isfinite()

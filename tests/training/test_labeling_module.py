@@ -104,6 +104,38 @@ def test_two_ranks_equal_one_process_and_no_pair_comes_twice(config, tiny_model_
             ]
 
 
+LATE = """
+import os, time
+from collections.abc import Sequence
+from rlaif_pl.labeling import LikelihoodLabeler
+from rlaif_pl.types import Preference
+
+class Late(LikelihoodLabeler):
+    def label(self, pairs: Sequence[Preference]) -> list[Preference]:
+        if os.environ["RANK"] == "1":
+            time.sleep(8)
+        return super().label(pairs)
+"""
+
+
+@pytest.mark.slow
+def test_a_rank_that_is_done_waits_longer_than_a_collective_does(config, monkeypatch):
+    """After a kill one rank may have hours of labels to ask for again, and another none."""
+    file, out = config(2)
+    (file.parent / "late_labeler.py").write_text(LATE)
+    monkeypatch.syspath_prepend(file.parent)
+    written = yaml.safe_load(file.read_text())
+    written["model"]["init_args"]["labeler"]["class_path"] = "late_labeler.Late"
+    timeout = {"timeout": "0:00:10"}  # of half an hour; the late rank takes 16 s for two batches
+    written["trainer"]["strategy"] = {
+        "class_path": "lightning.pytorch.strategies.DDPStrategy",
+        "init_args": timeout,
+    }
+    file.write_text(yaml.safe_dump(written))
+    run_in_two_processes([("predict", file)], file.parent)
+    assert len(load_preferences(str(out / "labeled.jsonl")).rows) == 6
+
+
 def test_a_repeated_run_asks_only_for_what_is_missing(config, monkeypatch):
     file, out = config(1)
     assert cli.main(["predict", "--config", str(file)]) == 0

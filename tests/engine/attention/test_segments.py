@@ -278,6 +278,58 @@ def test_one_query_a_text_sees_all_of_its_keys(make):
         torch.testing.assert_close(found.output[n], expected)
 
 
+@pytest.mark.parametrize("dtype", HALVES, ids=str)
+@pytest.mark.parametrize("heads", [(4, 4), (4, 2)], ids=str)
+@pytest.mark.parametrize("texts", [(1, 1, 1, 1), (2, 1, 0, 3)], ids=str)
+def test_texts_go_on_from_long_prompts(heads, dtype, texts, device):
+    """FlashAttention splits many keys among blocks, and folds heads into the one query of each run."""
+    levels = [
+        [Segment(n) for n in (1100, 0, 70, 600)],
+        [Segment(1, parent) for parent, count in enumerate(texts) for _ in range(count)],
+    ]
+    prompts = sum(segment.length for segment in levels[0])
+    tensors = draw(*heads, dtype, total=prompts + sum(texts), size=64)
+    found = segments.attend([t.to(device) for t in tensors], pack_segments(levels, device, first=1))
+    expected = plain(*tensors, 64**-0.5, levels=levels)
+    torch.testing.assert_close(
+        found[prompts:].double().cpu(), expected[prompts:], rtol=0, atol=1e-2
+    )
+
+
+@pytest.mark.parametrize("dtype", HALVES, ids=str)
+@pytest.mark.parametrize("heads", [(4, 4), (4, 2)], ids=str)
+def test_gradients_of_long_texts(heads, dtype, device):
+    """Of more tokens than a block of FlashAttention has, 128."""
+    levels = [[Segment(300), Segment(130)], [Segment(150), Segment(200), Segment(10, 1)]]
+    total = sum(segment.length for level in levels for segment in level)
+    tensors = draw(*heads, dtype, total=total, size=64)
+    given = [t.to(device).requires_grad_() for t in tensors]
+    exact = [t.double().requires_grad_() for t in tensors]
+    results = (
+        segments.attend(given, pack_segments(levels, device)),
+        plain(*exact, 64**-0.5, levels=levels),
+    )
+    pairs = [
+        torch.autograd.grad(result.square().sum(), leaves)
+        for result, leaves in zip(results, (given, exact), strict=True)
+    ]
+    for one, other in zip(*pairs, strict=True):
+        assert (one.double().cpu() - other).norm() < 2**-6 * other.norm()
+
+
+@pytest.mark.parametrize("dtype", HALVES, ids=str)
+@pytest.mark.parametrize("heads", [(4, 4), (4, 2)], ids=str)
+def test_a_long_text_goes_on(heads, dtype, device):
+    query, keys, values = draw(*heads, dtype, total=3 * 900, size=64)
+    cache = [t.view(3, 900, heads[1], 64) for t in (keys, values)]
+    given = [query[:3], *(t[:, :700] for t in cache)]  # room for 200 more
+    here = [t.to(device) for t in (query[:3], *cache)]
+    found = leaf_for(here[0]).dense((here[0], *(t[:, :700] for t in here[1:])), 64**-0.5)
+    exact = MATH.dense(tuple(t.double() for t in given), 64**-0.5)
+    torch.testing.assert_close(found.output.double().cpu(), exact.output, rtol=0, atol=1e-2)
+    torch.testing.assert_close(found.lse.double().cpu(), exact.lse, rtol=0, atol=1e-2)
+
+
 @pytest.mark.parametrize(("size", "expected"), [(8, CUDA), (256, CUDA), (12, MATH), (264, MATH)])
 def test_flash_attention_is_given_only_heads_that_it_takes(gpu, size, expected):
     for dtype in (torch.bfloat16, torch.float16):

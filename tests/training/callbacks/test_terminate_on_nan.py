@@ -1,6 +1,7 @@
 import pytest
 import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from rlaif_pl.training.callbacks import NonFiniteError, TerminateOnNaN
 from rlaif_pl.training.callbacks.terminate_on_nan import gradient_problem
@@ -52,6 +53,33 @@ def test_large_half_precision_gradients_are_not_mistaken_for_overflow():
     weight.grad[3] = float("nan")
     assert "the first w" in gradient_problem([("w", weight)])
     assert gradient_problem([]) is None
+
+
+class Counted(TorchDispatchMode):
+    """Counts the ops of a block."""
+
+    count = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        self.count += 1
+        return func(*args, **(kwargs or {}))
+
+
+def test_many_gradients_are_looked_at_in_as_few_ops_as_one():
+    counts = []
+    for number in (1, 100):
+        weights = [torch.nn.Parameter(torch.zeros(3)) for _ in range(number)]
+        for weight in weights:
+            weight.grad = torch.ones_like(weight)
+        with Counted() as counted:
+            assert gradient_problem([(f"w{n}", w) for n, w in enumerate(weights)]) is None
+        counts.append(counted.count)
+    assert counts[1] == counts[0]
+    for value in (float("nan"), float("inf"), -float("inf")):
+        for place in (3, 70):
+            weights[place].grad = torch.tensor([1.0, value, 0.0])
+        found = gradient_problem([(f"w{n}", w) for n, w in enumerate(weights)])
+        assert found == "the gradient norm is not finite, in 2 parameter(s), the first w3"
 
 
 def test_a_period_below_one_is_refused():
