@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -16,8 +15,9 @@ from rlaif_pl.data.records import decode_fields
 from rlaif_pl.engine.sampling import SamplingParams
 from rlaif_pl.errors import at_least
 from rlaif_pl.models.causal import CausalModel
+from rlaif_pl.rl.function_reward import as_scores
 from rlaif_pl.rl.generate import DrawingOptions, generate, serving
-from rlaif_pl.rl.reward_columns import columns_of, score_with
+from rlaif_pl.rl.reward_columns import columns_of, name_of, score_with
 from rlaif_pl.types import Prompt, Reward
 
 DEMONSTRATION = "demonstration"  # stands for the policy where a person wrote the response
@@ -133,10 +133,9 @@ def _append_scored(
     asked = [prompt.text for prompt in prompts]
     rows: list[ScoredResponse] = []
     scores = score_with(reward, asked, texts, columns_of(prompts)) if texts else []
+    as_scores(scores, len(texts), name_of(reward))  # refuses what is no reward of each
     for n, (prompt, text, score) in enumerate(zip(prompts, texts, scores, strict=True)):
         value, finished = float(score), not (is_cut and is_cut[n])
-        if not math.isfinite(value):
-            raise ValueError(f"expected a finite reward, got {value} for response {n + 1}")
         place = grow, n % count, policy, seed, finished
         rows.append(ScoredResponse(prompt.text, prompt.group, text, value, *place))
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -68,14 +68,7 @@ class FunctionReward:
             found = self.function(completions=list(responses), **given)
         else:
             found = self.function(list(prompts), list(responses), **given)
-        values = as_scores(found, len(responses), self.name).detach().cpu()
-        if not bool(values.isfinite().all()):
-            place = int((~values.isfinite()).nonzero()[0])
-            raise ValueError(
-                f"expected finite rewards from {self.name}, got {values[place].item()} for "
-                f"response {place + 1} of {len(responses)}; return a number for every response"
-            )
-        return values
+        return as_scores(found, len(responses), self.name).detach().cpu()
 
 
 def _arguments(function: RewardFunction) -> Collection[str]:
@@ -162,15 +155,47 @@ def _told(value: object, above: tuple[int, ...]) -> str:
     return text if " at 0x" not in text else type(value).__qualname__
 
 
-def as_scores(found: Sequence[float] | Tensor, count: int, name: str) -> Tensor:
-    """Return what a reward gave as float32 ``(N,)``; ValueError where it is another number."""
-    values = torch.as_tensor(found, dtype=torch.float32)
+def as_scores(found: Any, count: int, name: str) -> Tensor:
+    """Return what a reward gave as float32 ``(N,)``, on its device.
+
+    ValueError: it is no list of numbers, of another number, or one of them is not finite: a policy
+    would learn from any number in its place.
+    """
+    try:
+        values = torch.as_tensor(found, dtype=torch.float32)
+    except (TypeError, ValueError, OverflowError) as error:
+        hint = "return a number for every response, 0 where it says nothing"
+        if inspect.iscoroutine(found):
+            found.close()  # else Python warns that nobody awaited it
+            hint = "nobody awaits an async function: run it within a plain one (asyncio.run)"
+        odd = [n for n, each in enumerate(found, 1) if each is None] if _is_list(found) else []
+        got = f"None for response {odd[0]} of {len(found)}" if odd else _kind_of(found)
+        raise ValueError(
+            f"expected {name} to return {count} numbers, one a response, got {got}; {hint}"
+        ) from error
     if values.shape != (count,):
         raise ValueError(
             f"expected {name} to return {count} rewards, one a response, got shape "
             f"{tuple(values.shape)}; return a list of as many numbers"
         )
+    if not bool(values.isfinite().all()):
+        place = int((~values.isfinite()).nonzero()[0])
+        raise ValueError(
+            f"expected finite rewards from {name}, got {values[place].item()} for "
+            f"response {place + 1} of {count}; return a number for every response"
+        )
     return values
+
+
+def _is_list(found: object) -> bool:
+    return isinstance(found, list | tuple)
+
+
+def _kind_of(found: Any) -> str:
+    """Name the kind of what a reward returned, of a list with the kinds in it."""
+    kind = type(found).__name__
+    kinds = sorted({type(each).__name__ for each in found}) if _is_list(found) else []
+    return f"a {kind} of {', '.join(kinds)}" if kinds else kind
 
 
 class WeightedRewards(nn.Module):
@@ -246,6 +271,11 @@ class NoReward:
 
 def as_reward(reward: AnyReward) -> Reward:
     """Return a reward as it is, or make one of a function, or of a list of either (their sum)."""
+    if isinstance(reward, type):  # it has a method score, but nobody to call it on
+        raise TypeError(
+            f"expected a reward, got the class {reward.__name__}; make an object of it: "
+            f"{reward.__name__}(...)"
+        )
     if isinstance(reward, Reward):
         return reward
     if isinstance(reward, list | tuple):

@@ -20,7 +20,7 @@ from rlaif_pl.models.reward import RewardModel
 from rlaif_pl.models.sampled_policy import SampledPolicy
 from rlaif_pl.rl.function_reward import WeightedRewards, as_scores, rewards_of
 from rlaif_pl.rl.generate import GenerationBackend, LocalGenerator
-from rlaif_pl.rl.reward_columns import NO_COLUMNS, Columns, repeated, score_with
+from rlaif_pl.rl.reward_columns import NO_COLUMNS, Columns, name_of, repeated, score_with
 from rlaif_pl.types import Reward
 
 
@@ -192,4 +192,4 @@ def _scores_of_texts(
     is_module = isinstance(reward, nn.Module)
     with nullcontext() if is_module else own_precision(device_type):
         scores = score_with(reward, asked, texts, columns)
-        return as_scores(scores, len(texts), type(reward).__name__)
+        return as_scores(scores, len(texts), name_of(reward))

@@ -9,7 +9,14 @@ import torch
 from torch import nn
 
 from rlaif_pl.recipes.rest import reward_identity
-from rlaif_pl.rl.function_reward import FunctionReward, NoReward, as_reward, as_scores, settings_of
+from rlaif_pl.rl.function_reward import (
+    FunctionReward,
+    NoReward,
+    WeightedRewards,
+    as_reward,
+    as_scores,
+    settings_of,
+)
 from rlaif_pl.types import Reward
 
 
@@ -53,14 +60,40 @@ def test_prompts_and_responses_are_lists_of_one_length(reward, prompts, response
         ([1.0], r"expected short to return 2 rewards, one a response, got shape \(1,\)"),
         ([[1.0], [2.0]], r"got shape \(2, 1\)"),
         ([1.0, float("nan")], "expected finite rewards from short, got nan for response 2 of 2"),
+        ([10**400, 1], "expected short to return 2 numbers, one a response, got a list of int"),
+        ([1.0, None], "got None for response 2 of 2; return a number for every response, 0 where"),
+        (["1", "2"], "got a list of str"),
+        (None, "got NoneType"),
     ],
 )
 def test_wrong_rewards_are_refused(returned, said):
     def short(prompts, responses):
         return returned
 
+    class Short:
+        name = "short"  # a class of a user's own is held to the same
+
+        def score(self, prompts, responses):
+            del prompts, responses
+            return returned
+
     with pytest.raises(ValueError, match=said):
         FunctionReward(short).score(["p", "p"], ["a", "b"])
+    with pytest.raises(ValueError, match=said):
+        WeightedRewards([Short()]).score(["p", "p"], ["a", "b"])
+
+
+def test_an_async_function_is_refused():
+    async def later(prompts, responses):
+        return [0.0 for _ in responses]
+
+    with pytest.raises(ValueError, match="got coroutine; nobody awaits an async function"):
+        as_reward(later).score(["p"], ["a"])
+
+
+def test_a_class_in_place_of_a_reward_is_refused():
+    with pytest.raises(TypeError, match=r"got the class Target; make an object of it: Target\("):
+        as_reward(Target)
 
 
 def test_what_is_no_reward_is_refused():
