@@ -23,7 +23,14 @@ IN_LIST = re.compile(r"^\s*\d+[.)][ \t]+(?=.*\d)", re.MULTILINE)
 COUNT = re.compile(
     r"\A(?:\D*\d+(?= (?:\w+ )?(?:responses|answers|options|candidates|texts)\b))+", re.IGNORECASE
 )
-RULES = "ranking-3"  # raise when ranking_of reads some answer differently
+# What says another order than the best first, before the names ("from worst to best"), and between two
+# of them, or that two are alike.
+WORST_FIRST = re.compile(r"\b(?:worst|weakest|least)\b[\w\s,]{0,20}\b(?:to|first)\b", re.IGNORECASE)
+OTHERWISE = re.compile(
+    r"<(?![/\w])|(?<![-=<>])=(?!>)|\u2248|\u227a|\b(?:worst|worse|weakest|least|tie[ds]?|equal(?:ly)?)\b",
+    re.IGNORECASE,
+)
+RULES = "ranking-4"  # raise when ranking_of reads some answer differently
 
 
 @dataclass(slots=True)
@@ -124,13 +131,26 @@ def lists_of(pairs: Sequence[Preference], most: int) -> list[ResponseList]:
 
 
 def ranking_of(text: str, count: int) -> list[int] | None:
-    """Read ``[2] > [1]``, or bare numbers, as places from 0, best first; None if it is no ranking."""
-    found = NAME.findall(text)
+    """Read ``[2] > [1]``, or bare numbers, as places from 0, best first; None if it is no ranking.
+
+    None too where words or signs up to its last name say another order, or a tie.
+    """
+    found = list(NAME.finditer(text))
     if len(found) < count:
         named, lines = IN_LIST.subn("", text)
-        found = NUMBER.findall(COUNT.sub("", named if lines > 1 else text))
-    numbers = [int(each) for each in found[:count]]
+        text = COUNT.sub("", named if lines > 1 else text)
+        found = list(NUMBER.finditer(text))
+    found = found[:count]
+    if found and _is_otherwise(text, found[0].start(), found[-1].start()):
+        return None
+    numbers = [int(each[each.lastindex or 0]) for each in found]
     return [n - 1 for n in numbers] if sorted(numbers) == list(range(1, count + 1)) else None
+
+
+def _is_otherwise(text: str, first: int, last: int) -> bool:
+    """Tell whether a text says that its names, which begin at these places, are no ranking."""
+    told = WORST_FIRST.search(text, 0, first) or OTHERWISE.search(text, first, last)
+    return told is not None
 
 
 def _judgments(

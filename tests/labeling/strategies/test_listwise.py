@@ -96,6 +96,25 @@ def test_rankings_are_read_by_their_numbers(text, ranking):
     assert ranking_of(text, 3) == ranking
 
 
+@pytest.mark.parametrize(
+    ("text", "ranking"),
+    [
+        ("From worst to best: [3] < [1] < [2]", None),
+        ("The worst first: 3, 1, 2", None),
+        ("[2] < [1] < [3]", None),
+        ("[3] is worst; [1] is best, then [2]", None),
+        ("[1] = [2] > [3]", None),
+        ("[1] and [2] are equal, then [3]", None),
+        ("From best to worst: [3] > [1] > [2]", [2, 0, 1]),
+        ("(1 = best, 3 = worst): [3] > [1] > [2]", [2, 0, 1]),
+        ("[3] -> [1] => [2]. The worst is [2] = too long", [2, 0, 1]),
+        ("<answer>[3], [1], [2]</answer>", [2, 0, 1]),
+    ],
+)
+def test_another_order_than_the_best_first_is_no_ranking(text, ranking):
+    assert ranking_of(text, 3) == ranking
+
+
 def test_the_number_of_two_responses_is_no_name():
     assert ranking_of("Of the 2 responses: [1] > [2]", 2) == [0, 1]
     assert ranking_of("1. [2]\n2. [1]", 2) == [1, 0]
