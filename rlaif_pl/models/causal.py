@@ -18,7 +18,7 @@ from rlaif_pl.engine.sampling import SamplingParams, StopStrings, before_stop
 from rlaif_pl.models.adapters import Lora
 from rlaif_pl.models.chat_format import with_turn_end
 from rlaif_pl.models.control_tokens import added_around
-from rlaif_pl.models.encoding import Encoding
+from rlaif_pl.models.encoding import Encoding, warn_of_doubled
 from rlaif_pl.models.model_info import UNNAMED, ModelInfo, require_eos
 from rlaif_pl.text import Template
 
@@ -56,6 +56,7 @@ class CausalModel(nn.Module):
         self.pad = info.pad_token_id
         self.eos = require_eos(info, tokenizer)
         self.stop_token_ids = info.stop_token_ids
+        warn_of_doubled(tokenizer, template, info.name)
         # Of the loaded weights; who loads them says which they are.
         self.fingerprint, self.base = UNNAMED, UNNAMED
         # Whether the weights without adapters are those that `base` names: not where some were folded

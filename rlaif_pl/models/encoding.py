@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Collection, Sequence
 from typing import NamedTuple
 
@@ -95,3 +96,21 @@ def tokenize_open(control: ControlTokens, texts: Sequence[str]) -> list[list[int
         return rows
     _, after = added_around(control.tokenizer)
     return [row[:-1] if after[-1:] == row[-1:] == [eos] else row for row in rows]
+
+
+def warn_of_doubled(tokenizer: PreTrainedTokenizerBase, template: Template, name: str) -> None:
+    """Warn of a template that writes what every text gets anyway: BOS at its start, EOS at its end."""
+    if template.chat:  # which says itself what stands around a text
+        return
+    begins, ends = str(tokenizer.decode(added_around(tokenizer)[0])), str(tokenizer.eos_token)
+    written = {
+        "prompt": begins if template.prompt.lstrip().startswith(begins) else "",
+        "response": ends if template.response.rstrip().endswith(ends) else "",
+    }
+    for part, token in written.items():
+        if token:
+            warnings.warn(
+                f"template.{part} has {token!r}, which every text of {name} is given anyway, so that "
+                "it stands there twice; leave it out",
+                stacklevel=1,  # one place, so that it is said once
+            )

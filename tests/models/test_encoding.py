@@ -1,9 +1,11 @@
+import warnings
+
 import pytest
 import torch
 from tokenizers.processors import TemplateProcessing
 
 from rlaif_pl.engine.response_batch import assemble, pad_right
-from rlaif_pl.models.encoding import Encoding
+from rlaif_pl.models.encoding import Encoding, warn_of_doubled
 from rlaif_pl.text import Template
 
 
@@ -82,3 +84,21 @@ def test_to_moves_every_tensor(device):
 def test_a_template_that_would_cut_everything_is_refused():
     with pytest.raises(ValueError, match="max_prompt_words must be at least 1"):
         Template(max_prompt_words=0)
+
+
+def test_a_template_that_writes_what_every_text_gets_is_warned_of(tokenizer):
+    bos, eos = tokenizer.bos_token, tokenizer.eos_token
+    adding = Template(f"{bos}Q: {{prompt}}", f" {{response}}{eos}")
+    with pytest.warns(UserWarning, match=f"template.response has '{eos}', which every text of M"):
+        warn_of_doubled(tokenizer, adding, "M")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        warn_of_doubled(tokenizer, Template(f"{bos}Q: {{prompt}}"), "M")  # nothing else writes it
+        warn_of_doubled(tokenizer, Template(chat=True), "M")
+    tokenizer.backend_tokenizer.post_processor = TemplateProcessing(
+        single=f"{bos} $A", special_tokens=[(bos, tokenizer.bos_token_id)]
+    )
+    row = Encoding(tokenizer, adding).prompts(["a"])[0]
+    assert row.count(tokenizer.bos_token_id) == 2
+    with pytest.warns(UserWarning, match=f"template.prompt has '{bos}'.*twice; leave it out"):
+        warn_of_doubled(tokenizer, adding, "M")
