@@ -35,9 +35,10 @@ class RewardShaping:
         kl_placement: ``reward``: a penalty in the reward of each token; ``loss``: a term of the loss.
         kl_estimator: What that term is, ``k2`` or ``k3``; see ``kl.py``.
         missing_eos_penalty: Subtracted from the score of a response that the length limit cut.
-        min_length: Tokens below which a response is too short: a reward model has seen few such texts.
-        min_length_penalty: Subtracted from the score of an empty response; one of ``n`` tokens loses
-            the share ``1 - n / min_length`` of it.
+        min_length: Tokens, the end token included, below which a response is too short: a reward model
+            has seen few such texts.
+        min_length_penalty: Times ``1 - n / min_length``, subtracted from the score of a response of
+            ``n`` tokens (1 in an empty one that ended).
         repetition_penalty: Times the share of a response's token 3-grams that stood in it before,
             subtracted from its score. This and the other penalties are rules, not feedback.
         adaptive_kl: Lets the KL coefficient follow a target, from ``kl_coef`` on; None keeps it.

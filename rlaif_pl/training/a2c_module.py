@@ -57,7 +57,9 @@ class A2CModule(TrainableModule):
         advantages: Discount, trace decay, baseline, its scale, whitening; how losses are averaged.
         vf_coef: Weight of the value loss.
         ent_coef: Weight of the mean entropy a token, which is subtracted from the loss.
-        value_lr_scale: The value network's learning rate as a multiple of the policy's.
+        value_lr_scale: The value network's learning rate as a multiple of the policy's. Its head starts
+            at 0 and gets there by steps of that rate: at the policy's own it takes tens of thousands
+            (OpenRLHF has 9, verl 10).
         optimizer: Builds the optimizer; the default rate is 1e-6, 1e-5 where adapters are trained.
         scheduler: Builds the learning-rate schedule, stepped every batch; the default is constant.
         micro_batch_tokens: Tokens that are trained on at a time, whole prompts with all their
@@ -81,7 +83,7 @@ class A2CModule(TrainableModule):
         advantages: Advantages = Advantages(),  # noqa: B008 - frozen
         vf_coef: float = 0.5,
         ent_coef: float = 0.0,
-        value_lr_scale: float = 1.0,
+        value_lr_scale: float = 10.0,
         optimizer: OptimizerCallable = lambda p: FineTuningAdamW(p, lr=1e-6, adapter_lr=1e-5),
         scheduler: LRSchedulerCallable = ConstantWithWarmup,
         micro_batch_tokens: int | None = None,

@@ -165,7 +165,15 @@ class RewardModule(PairsModule):
 
 
 def fit_probe(differences: Tensor, target: Tensor, weight: Tensor, penalty: float) -> Tensor:
-    """``w (D,)`` least in ``mean CE(sigma(w . d), target) + penalty * |w * std(d)|^2``, weighted."""
+    """``w (D,)`` least in ``mean CE(sigma(w . d), target) + penalty * |w * std(d)|^2``, weighted.
+
+    ValueError: fewer than two pairs ``(N, D)`` have a weight.
+    """
+    if (counted := int((weight > 0).sum())) < 2:
+        raise ValueError(
+            "expected at least two training pairs with a weight above 0 for probe_penalty, got "
+            f"{counted}; leave it out to start from a random head, or bring more pairs"
+        )
     scale = differences.std(0).clamp(min=1e-6)
     inputs = differences / scale
     probe = torch.zeros(differences.shape[1], requires_grad=True)

@@ -45,13 +45,13 @@ def test_every_module_has_a_rate_for_layers_and_one_for_adapters(
     changes = {
         "sft": lambda: {"backbone": whole, "lora": lora},
         "reward": lambda: {"reward": RewardModel(whole, lora=lora)},
-        "a2c": lambda: {"actor": ActorCritic(whole, lora=lora), "value_lr_scale": 3.0},
+        "a2c": lambda: {"actor": ActorCritic(whole, lora=lora)},
     }[stage]()
     own = {"optimizer": default_of(MODULES[stage]), "scheduler": ConstantWithWarmup}
     module, _ = build(stage, **own, **changes)
     optimizer = module.configure_optimizers()["optimizer"]
     found = [group["lr"] for group in optimizer.param_groups]
-    assert found == pytest.approx([rate, 3 * rate] if stage == "a2c" else [rate])
+    assert found == pytest.approx([rate, 10 * rate] if stage == "a2c" else [rate])
     assert {group["weight_decay"] for group in optimizer.param_groups} == {0.0}
 
 

@@ -6,12 +6,14 @@ import math
 import pytest
 import torch
 from lightning.pytorch import Callback
+from torch.nn import functional as F
 from torch.utils.data import DataLoader
 
 from rlaif_pl.data.preferences import write_preferences
 from rlaif_pl.data.sources import DataSource
 from rlaif_pl.models import BackboneOptions, Lora, RewardModel
 from rlaif_pl.training import RewardModule
+from rlaif_pl.training.reward_module import fit_probe
 from rlaif_pl.types import Batch, Preference
 
 
@@ -263,3 +265,25 @@ def test_validation_in_bfloat16_counts_beyond_256(build, trainer, small_pairs):
     run = trainer(1, limit_val_batches=1.0, precision="bf16-true")
     run.validate(module, loader, verbose=False)
     assert [(each.dtype, each.item()) for each in sums] == [(torch.float32, 903.0)]
+
+
+def test_a_probe_is_the_penalized_logistic_fit():
+    generator = torch.Generator().manual_seed(3)
+    inputs, target, weight = (torch.rand(n, generator=generator) for n in ((40, 3), (40,), (40,)))
+    scale = inputs.std(0)
+
+    def loss(head):
+        each = F.binary_cross_entropy_with_logits(inputs @ head, target, reduction="none")
+        return (each * weight).sum() / weight.sum() + 0.1 * (head * scale).square().sum()
+
+    head = fit_probe(inputs, target, weight, 0.1).requires_grad_(True)
+    (slope,) = torch.autograd.grad(loss(head), head)
+    torch.testing.assert_close(slope, torch.zeros(3), rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize("weight", [torch.ones(1), torch.tensor([1.0, 0.0])])
+def test_a_probe_needs_two_pairs(weight):
+    with pytest.raises(
+        ValueError, match="two training pairs with a weight above 0 .* got 1; leave"
+    ):
+        fit_probe(torch.rand(len(weight), 3), torch.ones(len(weight)), weight, 0.1)
