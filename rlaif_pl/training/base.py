@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar, cast
 
@@ -12,6 +12,7 @@ from lightning.pytorch import Trainer
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from lightning.pytorch.loops.progress import _ProcessedTracker
 from lightning.pytorch.strategies import DDPStrategy, ModelParallelStrategy, SingleDeviceStrategy
+from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 from torch import nn
 from torch.optim import Optimizer
 from typing_extensions import override
@@ -102,8 +103,8 @@ class TrainableModule(StepMeanModule):
         if self.is_given:
             self.frozen_digest()  # now: a trainer in 16 bits casts the weights next
         self.check_inputs(self.trainer)
-        for name in ("train_rows", "validation_rows"):
-            self.check_lengths(getattr(getattr(self.trainer, "datamodule", None), name, ()))
+        for rows in self.data_rows():
+            self.check_lengths(rows)
         if most_parts(self.trainer) > 1:
             self.check_accumulation()
         if self.micro_batch_tokens is not None and not isinstance(strategy, CUTTABLE):
@@ -140,6 +141,19 @@ class TrainableModule(StepMeanModule):
 
     def check_lengths(self, rows: Sequence[Any]) -> None:
         """Refuse rows that cannot be trained on (a text too long), before work is spent."""
+
+    def data_rows(self) -> list[Sequence[Any]]:
+        """Return the rows of a fit, those to train on and those held out; empty without our data."""
+        data = getattr(self.trainer, "datamodule", None)
+        return [getattr(data, name, ()) for name in ("train_rows", "validation_rows")]
+
+    def warn_of_cut(
+        self, model: CausalModel, texts: Iterable[str], most: int | None, kind: str, effect: str
+    ) -> None:
+        """Warn, before work is spent, of texts of a kind that a limit of tokens cuts."""
+        cut = 0 if most is None else model.count_cut(texts, most)
+        if cut:
+            rank_zero_warn(f"max_response_tokens cuts {cut} {kind} to {most} tokens: {effect}")
 
     def check_accumulation(self) -> None:
         """Refuse what could not be a mean over the whole batch of a step that is cut into parts."""

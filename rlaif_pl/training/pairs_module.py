@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import partial
+from itertools import chain
 from typing import ClassVar
 
 import torch
@@ -29,6 +30,7 @@ class PairsModule(TrainableModule):
     task = "pairs"
     prefix: ClassVar[str]  # of the names of what is logged
     close_cut: ClassVar[bool] = True  # whether a response that is cut ends in EOS
+    cut_effect: ClassVar[str]  # what comes of cutting one, and what to do
 
     def __init__(
         self,
@@ -43,6 +45,14 @@ class PairsModule(TrainableModule):
     def reader(self) -> tuple[CausalModel, int | None]:
         """Return the model that reads the pairs, and how many tokens of a response, None for all."""
         raise NotImplementedError
+
+    @override
+    def setup(self, stage: str) -> None:
+        super().setup(stage)
+        if stage == "fit":
+            model, most = self.reader()
+            texts = (text for row in chain(*self.data_rows()) for text in (row.first, row.second))
+            self.warn_of_cut(model, texts, most, "responses", self.cut_effect)
 
     @override
     def check_lengths(self, rows: Sequence[Preference]) -> None:

@@ -51,6 +51,9 @@ class RewardModule(PairsModule):
     """
 
     prefix = "reward"
+    cut_effect = (
+        "the reward reads nothing of what is behind; raise the reward's max_response_tokens"
+    )
     divided = Division("reward", ("features",), "reward", unread=("model.unembedding",))
     export_folder = "reward_model"
 

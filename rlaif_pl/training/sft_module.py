@@ -8,7 +8,6 @@ from itertools import chain
 
 import torch
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
-from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 from torch import Tensor
 from typing_extensions import override
 
@@ -67,16 +66,14 @@ class SFTModule(TrainableModule):
     @override
     def setup(self, stage: str) -> None:
         super().setup(stage)
-        data, most = getattr(self.trainer, "datamodule", None), self.max_response_tokens
-        if stage != "fit" or most is None:
-            return
-        rows = chain(getattr(data, "train_rows", ()), getattr(data, "validation_rows", ()))
-        cut = self.policy.count_cut((row.reference or "" for row in rows), most)
-        if cut:
-            rank_zero_warn(
-                f"max_response_tokens cuts {cut} references to {most} tokens: what is behind is not "
-                "learned, nor where they end; raise it, or leave it out to learn them whole"
+        if stage == "fit":
+            references = (row.reference or "" for row in chain(*self.data_rows()))
+            effect = (
+                "what is behind is not learned, nor where they end; raise it, or leave it out to learn "
+                "them whole"
             )
+            most = self.max_response_tokens
+            self.warn_of_cut(self.policy, references, most, "references", effect)
 
     @override
     def check_lengths(self, rows: Sequence[Prompt]) -> None:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+import warnings
 
 import pytest
 import torch
@@ -287,3 +288,29 @@ def test_a_probe_needs_two_pairs(weight):
         ValueError, match="two training pairs with a weight above 0 .* got 1; leave"
     ):
         fit_probe(torch.rand(len(weight), 3), torch.ones(len(weight)), weight, 0.1)
+
+
+@pytest.mark.parametrize("stage", ["reward", "dpo"])
+def test_how_many_responses_of_pairs_are_cut_is_said_once(build, backbone, trainer, stage):
+    def built(most):
+        if stage == "dpo":
+            return build(stage, max_response_tokens=most)
+        return build(stage, reward=RewardModel(backbone, lora=Lora(r=4), max_response_tokens=most))
+
+    module, data = built(4000)
+    data.setup("fit")
+    pairs = [*data.train_rows, *data.validation_rows]
+    texts = [text for pair in pairs for text in (pair.first, pair.second)]
+    lengths = list(map(len, module.reader()[0].encoding.responses(texts)))
+    most = sorted(lengths)[len(lengths) // 2]
+    cut = sum(length > most for length in lengths)
+    assert 0 < cut < len(lengths)
+    for limit, expected in (
+        (most, [f"max_response_tokens cuts {cut} responses to {most} t"]),
+        (4000, []),
+    ):
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            trainer(1).fit(*built(limit))
+        said = [str(each.message) for each in caught if "_tokens cuts" in str(each.message)]
+        assert [text.partition(":")[0] for text in said] == expected
