@@ -19,6 +19,7 @@ from rlaif_pl.models.policy import BackboneOptions
 from rlaif_pl.recipes.rest_samples import ScoredResponse
 from rlaif_pl.text import Template
 
+LR, ADAPTER_LR = 2e-5, 2e-4  # of SFTModule
 Schedule = Literal["normalized", "percentile", "max_mean"]
 
 
@@ -77,7 +78,8 @@ class Improve:
             ``percentile``: percentile (0..100) of the rewards of a prompt; ``max_mean``: where between
             mean (0) and greatest (1) of a prompt's rewards.
         levels: Threshold of each Improve step of a Grow step; they rise.
-        lr: Learning rate of the first Improve step of a Grow step.
+        lr: Learning rate of the first Improve step of a Grow step; None takes that of ``SFTModule``:
+            2e-5, or 2e-4 where adapters are trained.
         lr_decay: What each further step multiplies it by, in (0, 1].
         warmup_steps: Steps over which the rate rises; then it stays.
         epochs: Passes over what was kept.
@@ -93,7 +95,7 @@ class Improve:
 
     by: Schedule = "normalized"
     levels: list[float] = field(default_factory=lambda: [0.0, 0.7, 0.8, 0.9])
-    lr: float = 1e-4
+    lr: float | None = None
     lr_decay: float = 0.5
     warmup_steps: int = 0
     epochs: int = 1
@@ -107,12 +109,13 @@ class Improve:
 
     def __post_init__(self) -> None:
         check_levels(self.by, self.levels)
-        above(0, lr=self.lr, lr_decay=self.lr_decay)
+        above(0, lr=self.rate(1), lr_decay=self.lr_decay)
         within(0, 1, lr_decay=self.lr_decay)
 
     def rate(self, step: int) -> float:
         """Return the learning rate of an Improve step, counted from 1."""
-        return self.lr * self.lr_decay ** (step - 1)
+        default = LR if self.lora is None else ADAPTER_LR
+        return (default if self.lr is None else self.lr) * self.lr_decay ** (step - 1)
 
     def is_rise(self, before: float, after: float) -> bool:
         """Tell whether a step that took the validation reward from one value to another is kept."""

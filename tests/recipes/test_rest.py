@@ -1,6 +1,7 @@
 """The loop on a tiny model: provenance, resuming, stopping, and the fits it makes."""
 
 import dataclasses
+import inspect
 import shutil
 from functools import partial
 
@@ -29,7 +30,7 @@ from rlaif_pl.recipes.rest_samples import (
 )
 from rlaif_pl.rl.function_reward import as_reward
 from rlaif_pl.text import Template
-from rlaif_pl.training import PreferenceDataModule, SFTModule
+from rlaif_pl.training import FineTuningAdamW, PreferenceDataModule, SFTModule
 
 DRAWING = Drawing(sampling=SamplingParams(n=3, max_new_tokens=6), batch_size=4, chunk=4)
 IMPROVE = Improve(
@@ -163,6 +164,9 @@ def test_the_rate_falls_and_a_rise_is_a_rise():
     assert improve.is_rise(1.0, 1.2)
     assert not improve.is_rise(1.0, 1.1)
     assert dataclasses.replace(improve, early_stop=False).is_rise(1.0, 0.0)
+    of_sft = inspect.signature(FineTuningAdamW).parameters
+    assert Improve().rate(1) == of_sft["lr"].default
+    assert Improve(lora=Lora()).rate(2) == of_sft["adapter_lr"].default / 2
     with pytest.raises(ValueError, match="lr_decay in"):
         Improve(lr_decay=1.5)
 

@@ -306,7 +306,7 @@ def test_how_many_responses_of_pairs_are_cut_is_said_once(build, backbone, train
     cut = sum(length > most for length in lengths)
     assert 0 < cut < len(lengths)
     for limit, expected in (
-        (most, [f"max_response_tokens cuts {cut} responses to {most} t"]),
+        (most, [f"max_response_tokens cuts {cut} responses to {most} tokens"]),
         (4000, []),
     ):
         with warnings.catch_warnings(record=True) as caught:
