@@ -69,6 +69,9 @@ BETTER = [
     ("Both convey the same information, but the second one is more effective.", "second"),
     ("Summary 1: covers the dog.\nSummary 2: covers the gate. Summary 2 is better.", "second"),
     # a tie
+    ("Summary 1 would be better if it were shorter.", "malformed"),
+    ("The first would have been better had it named the dog. I prefer the second.", "second"),
+    ("If I had to choose, the second would be better.", "second"),
     ("Both are equally good.", "tie"),
     ("It is a tie.", "tie"),
     ("There is no real difference between the two.", "tie"),
@@ -172,7 +175,7 @@ def test_any_text_gives_one_verdict(text):
         ("Summary 1 omits the rain, whereas Summary 2 includes it.", "malformed"),
         ("Summary 1 omitted the rain.", "malformed"),
         ("Summary 1 could name the rain.", "malformed"),
-        ("Summary 1 would be better if it were shorter. Summary 2 is better.", "malformed"),
+        ("Summary 1 would be better if it were shorter. Summary 2 is better.", "second"),
         ("\n\nSummary 1 misrepresents the post.", "malformed"),
         ("<think>Hm.</think> Summary 1 misrepresents the post.", "malformed"),
         ("Summary 1 covers both events equally well.", "malformed"),
