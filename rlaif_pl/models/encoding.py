@@ -83,6 +83,21 @@ class Encoding(NamedTuple):
             return [[*row[:room], end] for row in rows]
         return [[*row, end][:max_tokens] for row in rows]
 
+    def tells_apart(
+        self,
+        pairs: Sequence[tuple[str, str]],
+        max_tokens: int | None = None,
+        *,
+        close_cut: bool = True,
+    ) -> list[bool]:
+        """Whether what is read of two responses differs; one answer a pair.
+
+        Cut responses may be equal, or differ in white space that no token keeps.
+        """
+        flat = [text for pair in pairs for text in pair]
+        rows = self.responses(flat, max_tokens, close_cut=close_cut)
+        return [one != other for one, other in zip(rows[::2], rows[1::2], strict=True)]
+
 
 def tokenize_open(control: ControlTokens, texts: Sequence[str]) -> list[list[int]]:
     """Tokenize texts that go on: with what the tokenizer puts before one, without an EOS after it.

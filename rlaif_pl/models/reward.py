@@ -171,13 +171,9 @@ class RewardModel(nn.Module):
         return self.model.encode(prompts, responses, self.max_response_tokens)
 
     def tells_apart(self, pairs: Sequence[Preference]) -> list[bool]:
-        """Whether what is read of a pair's two responses differs; one answer a pair.
-
-        Cut responses may be equal, or differ in white space that no token keeps: that teaches nothing.
-        """
-        texts = [text for pair in pairs for text in (pair.first, pair.second)]
-        rows = self.model.encoding.responses(texts, self.max_response_tokens)
-        return [one != other for one, other in zip(rows[::2], rows[1::2], strict=True)]
+        """Whether what is read of a pair's two responses differs; see ``Encoding.tells_apart``."""
+        texts = [(pair.first, pair.second) for pair in pairs]
+        return self.model.encoding.tells_apart(texts, self.max_response_tokens)
 
     def rewards(self, batch: ResponseBatch, below: Tensor | None = None) -> Tensor:
         """Reward of each continuation, which ends in EOS. ``(N,)`` float32, differentiable.

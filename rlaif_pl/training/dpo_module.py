@@ -46,7 +46,7 @@ class DPOModule(PairsModule):
     """
 
     prefix, close_cut = "dpo", False
-    cut_effect = "what is behind is not learned; raise it, or leave it out to read them whole"
+    cut_effect = "what is behind is not learned"
     divided = Division("actor", ("trunk_states", "reference_pass", "logprobs"), "actor.policy")
 
     def __init__(

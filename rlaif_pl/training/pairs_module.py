@@ -19,18 +19,24 @@ from rlaif_pl.engine.batch import send
 from rlaif_pl.engine.response_batch import ResponseBatch
 from rlaif_pl.models.causal import CausalModel
 from rlaif_pl.training.base import TrainableModule
+from rlaif_pl.training.datamodule import PreferenceDataModule
 from rlaif_pl.types import Batch, Preference
 
 IGNORED = -1  # verdict of a pair that counts nowhere
 
 
 class PairsModule(TrainableModule):
-    """Soft cross-entropy ``-p log sigma(r1 - r2) - (1 - p) log sigma(r2 - r1)``, weighted."""
+    """Soft cross-entropy ``-p log sigma(r1 - r2) - (1 - p) log sigma(r2 - r1)``, weighted.
+
+    Pairs of ``PreferenceDataModule`` whose responses read the same once they are cut (see
+    ``Encoding.tells_apart``) are left out of training and validation, and counted in a warning.
+    """
 
     task = "pairs"
     prefix: ClassVar[str]  # of the names of what is logged
     close_cut: ClassVar[bool] = True  # whether a response that is cut ends in EOS
-    cut_effect: ClassVar[str]  # what comes of cutting one, and what to do
+    cut_effect: ClassVar[str]  # what comes of cutting one
+    limit: ClassVar[str] = "max_response_tokens"  # what a user raises, so that fewer are cut
 
     def __init__(
         self,
@@ -49,10 +55,24 @@ class PairsModule(TrainableModule):
     @override
     def setup(self, stage: str) -> None:
         super().setup(stage)
+        model, most = self.reader()
+        data = getattr(self.trainer, "datamodule", None)
+        if isinstance(data, PreferenceDataModule) and most is not None:
+            reason = (
+                f"their responses are identical once cut to {most} tokens, so that they teach and "
+                f"measure nothing; raise {self.limit}"
+            )
+            data.keep_rows(self.tells_apart, reason)
         if stage == "fit":
-            model, most = self.reader()
             texts = (text for row in chain(*self.data_rows()) for text in (row.first, row.second))
-            self.warn_of_cut(model, texts, most, "responses", self.cut_effect)
+            effect = f"{self.cut_effect}; raise {self.limit}"
+            self.warn_of_cut(model, texts, most, "responses", effect)
+
+    def tells_apart(self, pairs: Sequence[Preference]) -> list[bool]:
+        """Whether what is read of a pair's two responses differs; one answer a pair."""
+        model, most = self.reader()
+        texts = [(pair.first, pair.second) for pair in pairs]
+        return model.encoding.tells_apart(texts, most, close_cut=self.close_cut)
 
     @override
     def check_lengths(self, rows: Sequence[Preference]) -> None:

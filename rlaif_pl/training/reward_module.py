@@ -21,7 +21,6 @@ from rlaif_pl.models.causal import CausalModel
 from rlaif_pl.models.export import check_reward_export
 from rlaif_pl.models.reward import RewardModel
 from rlaif_pl.training.checkpoints import save_last
-from rlaif_pl.training.datamodule import PreferenceDataModule
 from rlaif_pl.training.optimizers import ConstantWithWarmup, FineTuningAdamW
 from rlaif_pl.training.pairs_module import PairsModule
 from rlaif_pl.training.sharding import Division, divided_like
@@ -51,9 +50,7 @@ class RewardModule(PairsModule):
     """
 
     prefix = "reward"
-    cut_effect = (
-        "the reward reads nothing of what is behind; raise the reward's max_response_tokens"
-    )
+    cut_effect, limit = "it reads nothing of what is behind", "the reward's max_response_tokens"
     divided = Division("reward", ("features",), "reward", unread=("model.unembedding",))
     export_folder = "reward_model"
 
@@ -71,17 +68,6 @@ class RewardModule(PairsModule):
         self.references, self.probe_penalty = references, probe_penalty
         self._first_shift = float(reward.shift)
         self._is_shifted = False  # whether this fit has come to its end
-
-    @override
-    def setup(self, stage: str) -> None:
-        super().setup(stage)
-        data = self.trainer.datamodule  # type: ignore[attr-defined]
-        if isinstance(data, PreferenceDataModule):
-            data.keep_rows(
-                self.reward.tells_apart,
-                f"their responses are identical once cut to {self.reward.max_response_tokens} tokens, "
-                "so that they teach and measure nothing; raise the reward's max_response_tokens",
-            )
 
     @override
     def reader(self) -> tuple[CausalModel, int | None]:

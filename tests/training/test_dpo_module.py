@@ -6,6 +6,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from rlaif_pl.data.preferences import write_preferences
 from rlaif_pl.models import Lora, Policy
 from rlaif_pl.training import DPOModule
 from rlaif_pl.types import Batch
@@ -148,3 +149,14 @@ def test_a_policy_in_memory_stays_as_it_is(tiny_model_folder, small_pairs):
 def test_what_would_learn_nothing_is_refused(build, wrong):
     with pytest.raises(ValueError, match="beta above 0 and max_response_tokens of at least 2"):
         build("dpo", **wrong)
+
+
+def test_pairs_identical_after_the_cut_are_left_out(build, trainer, small_pairs, tmp_path):
+    start = "the same words at the beginning of both"
+    alike = dataclasses.replace(small_pairs[0], first=f"{start} a", second=f"{start} b", group="x")
+    write_preferences(tmp_path / "train.jsonl", [alike, *small_pairs[1:5]])
+    module, data = build("dpo", max_response_tokens=6)
+    data.source, data.validation_fraction = str(tmp_path / "train.jsonl"), 0.0
+    with pytest.warns(UserWarning, match=r"left out 1 of 5 .* cut to 6 tokens.*; raise max_resp"):
+        trainer(1).fit(module, data)
+    assert "x" not in {row.group for row in data.train_rows}
