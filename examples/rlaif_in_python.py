@@ -46,9 +46,7 @@ def main(
     actor = rl.ActorCritic(sft, lora=rl.Lora(), value_network="reference_features")
     shaping = rl.RewardShaping(missing_eos_penalty=0.5, min_length=8, min_length_penalty=3.0)
     rloo = rl.Advantages(baseline="rloo")
-    a2c = rl.A2CModule(
-        actor, reward, sampling, shaping, rloo, value_lr_scale=3.0, **recipe(1e-3, steps)
-    )
+    a2c = rl.A2CModule(actor, reward, sampling, shaping, rloo, **recipe(1e-3, steps))
     fit(a2c, steps, data("prompts", prompts=posts[:limit], batch_size=4))
     report = rl.evaluate(a2c.policy, sft, held_out, few, reward=reward, labeler=labeler)
     print("wins against SFT by the labeler:", report.win_rates["policy_vs_sft"].raw.percent())
