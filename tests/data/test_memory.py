@@ -10,6 +10,7 @@ from rlaif_pl.data.mixing import PreferencePart, load_pairs
 from rlaif_pl.data.preferences import write_preferences, write_prompts
 from rlaif_pl.data.records import group_of
 from rlaif_pl.data.sources import (
+    DataSource,
     is_sensitive,
     load_demonstrations,
     load_preferences,
@@ -30,6 +31,13 @@ def test_objects_come_back_as_they_are_and_as_from_a_file(tmp_path):
     assert load_preferences(str(tmp_path / "pairs.jsonl")).rows == PAIRS
     assert load_prompts(PROMPTS) == PROMPTS == load_prompts(str(tmp_path / "prompts.jsonl"))
     assert load_demonstrations(PROMPTS) == PROMPTS
+
+
+def test_a_path_names_data_as_its_text_does(tmp_path):
+    path = tmp_path / "harmless.jsonl"
+    write_prompts(path, PROMPTS)
+    assert load_prompts(path) == PROMPTS == load_prompts(DataSource(path))
+    assert is_sensitive(path)
 
 
 def test_dicts_may_have_any_layout_of_a_file():

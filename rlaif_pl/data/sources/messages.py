@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
-from typing import NamedTuple, cast
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, NamedTuple, cast
 
 from rlaif_pl.data.files import RawRow
 from rlaif_pl.text import shown
@@ -12,8 +12,11 @@ from rlaif_pl.types import Conversation, Message, Role
 
 ASSISTANT = "\n\nAssistant:"
 SYSTEM = "\n\nSystem:"
-SPEAKERS = {"user": "\n\nHuman:", "assistant": ASSISTANT, "system": SYSTEM, "developer": SYSTEM}
+SPEAKERS = {"user": "\n\nHuman:", "assistant": ASSISTANT, "system": SYSTEM}
+SAME: dict[str, Role] = {"developer": "system", "human": "user", "gpt": "assistant"}
 ROLES: dict[str, Role] = {"Human": "user", "Assistant": "assistant", "System": "system"}
+KEYS = (("role", "from"), ("content", "value"))  # of a message, and as ShareGPT has them
+_WRITTEN = re.compile(r"""\s*\[\s*\{\s*(['"])(role|content|from|value)\1\s*:""")
 _TURN = re.compile(f"\n\n({'|'.join(ROLES)}):")
 TEXT_PARTS = ("text", "input_text", "output_text")
 CALLS = ("tool_calls", "function_call")
@@ -64,6 +67,22 @@ def read_exchange(row: RawRow, prompt: str, answers: Sequence[str]) -> list[str]
     said = before if isinstance(before, str) else as_text(before)
     text = _joined(row, prompt, before) if has_prompt else said
     return ELSEWHERE if text is None else [text, *(each.answer for each in sides)]
+
+
+def ends_in_a_question(value: object) -> bool:
+    """Tell whether a column holds messages of which the last is the user's, so that none answers."""
+    last = value[-1] if isinstance(value, list) and value else None
+    return isinstance(last, Mapping) and _values(last)[0] == "user"
+
+
+def refuse_written_list(row: RawRow, names: Iterable[str]) -> None:
+    """Refuse a list of messages that was made text, as a table of pandas holds it in a CSV file."""
+    for name in names:
+        value = row.fields.get(name)
+        if isinstance(value, str) and _WRITTEN.match(value) and value.rstrip().endswith("]"):
+            expected = f"{name!r} to be text or a list of messages"
+            do = "write the rows as JSON lines or Parquet, where lists stay lists"
+            raise row.wrong(expected, "a list of messages written as text", do)
 
 
 def split_dialogue(text: str) -> tuple[str, str]:
@@ -167,7 +186,7 @@ def _message(item: object) -> Message:
     """Read one message; ValueError says what it has, as in "message 2 with ..."."""
     if not isinstance(item, Mapping):
         raise ValueError(f"that is {shown(item)}")
-    role, content = item.get("role"), item.get("content")
+    role, content = _values(item)
     if not isinstance(role, str) or role not in SPEAKERS:
         raise ValueError(f"of the role {shown(role)}" if role else "without a role")
     if any(item.get(name) for name in CALLS):
@@ -176,7 +195,13 @@ def _message(item: object) -> Message:
         content = "\n".join(_part(part) for part in content)
     if not isinstance(content, str):
         raise ValueError(f"with {shown(content)} as content" if content else "without content")
-    return Message("system" if role == "developer" else cast(Role, role), content.strip())
+    return Message(cast(Role, role), content.strip())
+
+
+def _values(item: Mapping[Any, object]) -> tuple[object, object]:
+    """Return role, as we call it, and content of a message, by their usual names or ShareGPT's."""
+    role, content = (item.get(ours, item.get(theirs)) for ours, theirs in KEYS)
+    return SAME.get(role, role) if isinstance(role, str) else role, content
 
 
 def _part(part: object) -> str:
@@ -194,5 +219,5 @@ def _part(part: object) -> str:
 
 
 def _no_messages(row: RawRow, name: str, got: str) -> ValueError:
-    kinds = f"messages with role ({', '.join(SPEAKERS)}) and text as content"
+    kinds = f"messages with role ({', '.join([*SPEAKERS, *SAME])}) and text as content"
     return row.wrong(f"{name!r} to be text or a list of {kinds}", got, "fix, leave out or map it")

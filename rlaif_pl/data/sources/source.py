@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -12,9 +13,10 @@ from rlaif_pl.data.records import record_fields
 from rlaif_pl.text import shown, whole_characters
 from rlaif_pl.types import Preference, Prompt
 
+NAMES = (str, os.PathLike)  # what names data, where it is no DataSource
 HARMFUL_NAMES = ("harmless", "red-team", "red_team", "redteam")  # of data about harm, HH's included
 Format = Literal["auto", "preferences", "prompts", "columns", "openai_comparisons", "hh", "trl"]
-TEXTS = ("prompt", "first", "second", "chosen", "rejected", "reference")
+TEXTS = ("prompt", "first", "second", "chosen", "rejected", "reference", "messages")
 OUR_COLUMNS = (*TEXTS, "p_first", "p_chosen", "label", "weight", "group")
 
 
@@ -66,6 +68,7 @@ class DataSource:
     create_with: str | None = None
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "name", os.fspath(self.name))  # a Path in Python
         if not self.name:
             raise ValueError("expected the name of a data set, got an empty one")
         if unknown := [name for name in self.columns or {} if name not in OUR_COLUMNS]:
@@ -88,7 +91,8 @@ class DataSource:
 
 def is_sensitive(source: object) -> bool:
     """Tell whether a source's texts should not be shown unasked: as it says, or else by its name."""
-    source = DataSource(source) if isinstance(source, str) else source
+    if isinstance(source, NAMES):
+        source = DataSource(os.fspath(source))
     if not isinstance(source, DataSource):
         return False
     if source.sensitive is not None:
@@ -105,7 +109,7 @@ Records: TypeAlias = (
 if TYPE_CHECKING:  # what a config can say is a name
     import datasets
 
-    Data: TypeAlias = DataSource | str | Records | datasets.Dataset
+    Data: TypeAlias = DataSource | str | os.PathLike[str] | Records | datasets.Dataset
 else:
     Data = DataSource | str
 
@@ -114,7 +118,7 @@ def named(data: Data) -> DataSource:
     """Return the source that data come from; records in memory come from one without a name."""
     if isinstance(data, DataSource):
         return data
-    return DataSource(data if isinstance(data, str) else "records in memory")
+    return DataSource(os.fspath(data) if isinstance(data, NAMES) else "records in memory")
 
 
 def memory_rows(records: Records | datasets.Dataset) -> Iterator[RawRow]:

@@ -22,7 +22,7 @@ from typing_extensions import override
 from rlaif_pl.data.csv_rows import Cell, read_table, write_table
 from rlaif_pl.data.disk import replace_end
 from rlaif_pl.data.metric_files import write_json, write_metrics
-from rlaif_pl.data.sources import DataSource, is_sensitive
+from rlaif_pl.data.sources import is_sensitive
 from rlaif_pl.errors import at_least
 from rlaif_pl.ops import backend_of
 from rlaif_pl.ops._library import OPS
@@ -239,7 +239,7 @@ class SampleTable(Callback):
         # Python numbers, whatever they came as
         shown = [(int(n), one, two, float(r)) for n, one, two, r in samples[: self.num_samples]]
         source = getattr(getattr(trainer, "datamodule", None), "source", None)
-        is_shown = not (isinstance(source, DataSource | str) and is_sensitive(source))
+        is_shown = not is_sensitive(source)
         if not (is_shown if self.show_text is None else self.show_text):
             shown = [(n, concealed(one), concealed(two), reward) for n, one, two, reward in shown]
         self._write(trainer, shown)
