@@ -171,6 +171,9 @@ def merge_adapter(model: PreTrainedModel, folder: Path) -> PreTrainedModel:
     try:
         # PEFT would read them to the first GPU, in each process.
         whole = peft.PeftModel.from_pretrained(model, str(folder), torch_device="cpu")
+        if not hasattr(whole.base_model, "merge_and_unload"):
+            kind = getattr(whole.active_peft_config.peft_type, "value", "others")
+            raise ValueError(f"{kind} cannot be folded into weights, as LoRA can")
         return cast(PreTrainedModel, whole.merge_and_unload(safe_merge=True))
     except (KeyError, RuntimeError, ValueError) as error:
         raise ValueError(

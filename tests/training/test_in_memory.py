@@ -61,6 +61,12 @@ def test_in_memory_and_by_name_are_the_same_fit(build, sft, data, trainer, weigh
     torch.testing.assert_close(*found, rtol=0, atol=0)
 
 
+def test_a_plain_data_loader_is_refused(sft, trainer):
+    rows = torch.utils.data.DataLoader(["a", "b"], batch_size=2)
+    with pytest.raises(ValueError, match=r"PreferenceDataModule for SFTModule, got list; give"):
+        trainer(1).fit(SFTModule(sft, **recipe()), rows)
+
+
 def test_a2c_takes_a_policy_and_a_function(sft, data, trainer):
     asked = []
 

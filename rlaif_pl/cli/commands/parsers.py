@@ -128,7 +128,8 @@ def find_configs(words: Sequence[str]) -> list[str]:
 
     Raises:
         FileNotFoundError: There is no such config.
-        ValueError: One is not UTF-8; the parser's refusal would name no file.
+        ValueError: One is not UTF-8 or no YAML, where the parser's refusal would name no file, or gives
+            a key twice, of which the parser takes the last without a word.
     """
     result = list(words)
     for place, option, name in config_words(words):
@@ -137,6 +138,7 @@ def find_configs(words: Sequence[str]) -> list[str]:
         try:
             if path.is_file():
                 path.read_text(encoding="utf-8")
+                read_yaml(path)
         except UnicodeDecodeError as error:
             raise ValueError(
                 f"expected {path} to be UTF-8, got bytes that are none ({error.reason}); save the "
