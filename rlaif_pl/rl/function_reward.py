@@ -7,6 +7,7 @@ import functools
 import hashlib
 import inspect
 import math
+import os
 import re
 from collections.abc import Callable, Collection, Sequence
 from typing import TYPE_CHECKING, Any
@@ -14,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 from torch import Tensor, nn
+from transformers import PreTrainedModel
 
 from rlaif_pl.errors import paired
 from rlaif_pl.models.model_info import weights_digest
@@ -163,8 +165,17 @@ def _told(value: object, above: tuple[int, ...]) -> str:
 
 
 def as_scores(found: Sequence[float] | Tensor, count: int, name: str) -> Tensor:
-    """Return what a reward gave as float32 ``(N,)``; ValueError where it is another number."""
-    values = torch.as_tensor(found, dtype=torch.float32)
+    """Return what a reward gave as float32 ``(N,)``; ValueError where it is something else."""
+    try:
+        values = torch.as_tensor(found, dtype=torch.float32)
+    except (TypeError, ValueError, RuntimeError) as error:
+        kind = type(found).__name__
+        if isinstance(found, list | tuple) and found:
+            kind += f" of {', '.join(sorted({type(each).__name__ for each in found}))}"
+        raise ValueError(
+            f"expected {name} to return {count} numbers, one a response, got {kind}; return a list of "
+            "floats"
+        ) from error
     if values.shape != (count,):
         raise ValueError(
             f"expected {name} to return {count} rewards, one a response, got shape "
@@ -245,14 +256,23 @@ class NoReward:
 
 
 def as_reward(reward: AnyReward) -> Reward:
-    """Return a reward as it is, or make one of a function, or of a list of either (their sum)."""
+    """Return a reward as it is, or make one of a function, or of a list of either (their sum).
+
+    ``TypeError``: it is something else, such as a model of transformers.
+    """
+    expected = "expected a reward with a method score, or a function of prompts and responses, got"
+    kind = type(reward).__name__
+    if isinstance(reward, type):
+        raise TypeError(
+            f"{expected} the class {reward.__name__}; make one of it: {reward.__name__}()"
+        )
+    if isinstance(reward, str | os.PathLike | PreTrainedModel):  # whose `score` is a layer
+        do = "of a model or its folder make RewardModel.from_pretrained(..., frozen=True)"
+        raise TypeError(f"{expected} {kind}; {do}")
     if isinstance(reward, Reward):
         return reward
     if isinstance(reward, list | tuple):
         return WeightedRewards(list(reward))
     if callable(reward):
         return FunctionReward(reward)
-    raise TypeError(
-        f"expected a reward with a method score, or a function of prompts and responses, got "
-        f"{type(reward).__name__}"
-    )
+    raise TypeError(f"{expected} {kind}")

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
+from transformers import AutoModelForSequenceClassification
 
 from rlaif_pl.recipes.rest import reward_identity
 from rlaif_pl.rl.function_reward import FunctionReward, NoReward, as_reward, as_scores, settings_of
@@ -31,6 +32,35 @@ def test_it_may_return_a_tensor_that_has_a_gradient():
     assert (
         not as_reward(lambda prompts, texts: 2 * weight).score(["p"] * 2, ["a", "b"]).requires_grad
     )
+
+
+@pytest.mark.parametrize(
+    ("found", "said"),
+    [
+        (None, "got NoneType"),
+        ([1.0, None], "got list of NoneType, float"),
+        (["good", "bad"], "got list of str"),
+        ((1.0 for _ in range(2)), "got generator"),
+    ],
+)
+def test_what_is_no_list_of_numbers_is_named(found, said):
+    with pytest.raises(ValueError, match=rf"<lambda> to return 2 numbers.*{said}; return a list"):
+        as_reward(lambda prompts, responses: found).score(["p"] * 2, ["a", "b"])
+
+
+def test_what_is_no_reward_is_refused_with_what_to_write(tiny_model_folder):
+    model = AutoModelForSequenceClassification.from_pretrained(tiny_model_folder, num_labels=1)
+    for given, said in (
+        (model, "got LlamaForSequenceClassification; of a model or its folder make Rew"),
+        (
+            "runs/reward_model",
+            r"got str; of a model .*RewardModel.from_pretrained\(..., frozen=True",
+        ),
+        (NoReward, r"got the class NoReward; make one of it: NoReward\(\)"),
+        (None, "got NoneType"),
+    ):
+        with pytest.raises(TypeError, match=said):
+            as_reward(given)
 
 
 @pytest.mark.parametrize("reward", [words, [NoReward(), words], NoReward()])
