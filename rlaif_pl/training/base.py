@@ -65,6 +65,13 @@ class TrainableModule(StepMeanModule):
                 "train on whole batches"
             )
         self.micro_batch_tokens = micro_batch_tokens
+        makers = {"optimizer": optimizer, "scheduler": scheduler}
+        if made := [name for name, maker in makers.items() if not callable(maker)]:
+            raise TypeError(
+                f"expected {made[0]} to be what makes one, such as a class or a function, got "
+                f"{type(makers[made[0]]).__name__}; give the class, or "
+                "`lambda given: CLASS(given, ...)` with its settings"
+            )
         self.optimizer, self.scheduler = optimizer, scheduler
         self.strict_loading = False
         # Models given as objects: no config names those, so that a checkpoint, which holds what is

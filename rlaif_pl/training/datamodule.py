@@ -168,6 +168,11 @@ class PreferenceDataModule(LightningDataModule):
 
     @override
     def train_dataloader(self) -> BatchLoader[Any]:
+        if not self.train_rows:
+            raise ValueError(
+                "expected rows to train on, none are read yet; call setup('fit'), or give the data "
+                "module to a trainer"
+            )
         overfits = self.trainer is not None and self.trainer.overfit_batches > 0  # type: ignore[attr-defined]
         return self._loader(self.train_rows, self.batch_size, shuffle=not overfits)
 

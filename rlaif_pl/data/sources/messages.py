@@ -55,6 +55,9 @@ def read_exchange(row: RawRow, prompt: str, answers: Sequence[str]) -> list[str]
             if isinstance(text, str) and ASSISTANT not in text:
                 raise row.wrong(f"{name!r} to be a dialogue with {ASSISTANT!r}", shown(text), do)
         names = " and ".join(map(repr, answers))
+        if len(answers) == 1:
+            do = "give rows without a response as prompts"
+            raise row.wrong(f"{names} to hold a prompt and a response", "one message", do)
         counts = " and ".join(str(len(_listed(row, name)) or "no") for name in answers)
         raise row.wrong(f"{names} to share all messages but the last", f"{counts} messages", do)
     for name, side in zip(answers, sides, strict=True):
@@ -156,7 +159,11 @@ def _joined(row: RawRow, name: str, before: str | list[Message]) -> str | None:
 def _conversation(row: RawRow, name: str) -> str:
     """Return a prompt's column as text, white space in front included: it belongs to dialogues."""
     value = row.fields.get(name)
-    text = with_turns(value) if isinstance(value, str) else as_text(_messages(row, name))
+    messages = [] if isinstance(value, str) else _messages(row, name)
+    if messages and messages[-1].role == "assistant":
+        do = f"map it as `columns: {{messages: {name}}}` if that is the response, or leave it out"
+        raise row.wrong(f"{name!r} to end where a response begins", "a response in it", do)
+    text = with_turns(value) if isinstance(value, str) else as_text(messages)
     if not text.strip():
         raise row.wrong(f"{name!r} to be some text", "none", "fix the row")
     return text

@@ -48,6 +48,10 @@ def test_sharegpt_conversations_are_read_by_their_column(write):
     path = write({"conversations": turns, "id": "7"})
     with pytest.raises(ValueError, match="columns: {messages: THEIRS}"):
         load_demonstrations(path)
+    with pytest.raises(
+        ValueError, match="got a response in it; .*columns: {messages: conversations}"
+    ):
+        load_prompts(DataSource(path, columns={"prompt": "conversations"}))
     (row,) = load_demonstrations(DataSource(path, columns={"messages": "conversations"}))
     assert (row.text, row.reference, row.columns) == ("Hi", "Yes?", {"id": "7"})
     sides = {
