@@ -317,6 +317,15 @@ def test_an_interrupted_fit_says_how_it_goes_on(fit_config, monkeypatch, caplog,
     assert "--ckpt_path a/last.ckpt" in how_to_go_on("a/last.ckpt")
 
 
+def test_a_try_leaves_the_model_and_the_metrics_of_a_fit(fit_config, tmp_path):
+    assert cli.main(["fit", "--config", fit_config()]) == 0
+    kept = [tmp_path / "run" / name for name in ("policy/model.safetensors", "metrics.json")]
+    before = [path.read_bytes() for path in kept]
+    words = ["--trainer.fast_dev_run=true", "--seed_everything=7"]
+    assert cli.main(["fit", "--config", fit_config(), *words]) == 0
+    assert [path.read_bytes() for path in kept] == before
+
+
 def test_one_fit_works_in_a_folder(fit_config, monkeypatch, tmp_path, capsys):
     monkeypatch.setattr(train, "PATIENCE", 0.0)
     (tmp_path / "run").mkdir()

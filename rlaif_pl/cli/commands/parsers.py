@@ -98,14 +98,19 @@ def hint(parser: argparse.ArgumentParser, found: Refusal) -> str:
 
 
 def place_of(found: Refusal, words: Sequence[str]) -> str | None:
-    """Return the config file among the words that has a key at fault; None if the words have it."""
+    """Return the config file among the words that has a key at fault; None if the words have it.
+
+    Of a key that is missing, the one that has the class.
+    """
     last = found.key.rpartition(".")[2]
     options = [word.partition("=")[0].removeprefix("--") for word in words if word.startswith("--")]
     # given as the key, or as one below a class that the key belongs to
     if not last or any(f".{option}".endswith(f".{found.key}") for option in options):
         return None
-    files = [file for *_, file in config_words(words)]
-    return next((f for f in reversed(files) if has_key(read_yaml(FOLDER.get() / f), last)), None)
+    files = [file for *_, file in config_words(words)][::-1]
+    given = [(file, read_yaml(FOLDER.get() / file)) for file in files]
+    names = [last] if found.option in ("", *options) else [last, found.option.rpartition(".")[2]]
+    return next((file for key in names for file, content in given if has_key(content, key)), None)
 
 
 def has_key(content: Value, key: str) -> bool:

@@ -39,7 +39,7 @@ def _place(trainer: Trainer, name: str) -> Path:
 
 
 class MetricsFile(Callback):
-    """Writes ``<default_root_dir>/metrics.json`` at the end of a fit or validation.
+    """Writes ``<default_root_dir>/metrics.json`` at the end of a fit or validation that is no try.
 
     Values come from ``trainer.callback_metrics``, and from the checkpoint where a fit that was resumed
     did not log them again. One that is not finite is written as ``null``, with a warning.
@@ -96,7 +96,7 @@ class MetricsFile(Callback):
 
     def _write(self, trainer: Trainer) -> None:
         metrics = self._values(trainer)
-        if not trainer.is_global_zero:
+        if not trainer.is_global_zero or trainer.fast_dev_run:  # type: ignore[attr-defined]
             return
         missing = [name for name, value in metrics.items() if not math.isfinite(value)]
         if missing:
