@@ -174,7 +174,7 @@ def _json_rows(path: Path, file: TextIO, may_be_array: bool) -> Iterator[RawRow]
 def _parse(text: str, where: str) -> object:
     try:
         return parse_json(text)
-    except json.JSONDecodeError as error:
+    except ValueError as error:  # also of a number with thousands of digits
         raise ValueError(
             f"{where}: expected JSON, got something else ({error}); fix or remove it"
         ) from error

@@ -185,6 +185,12 @@ def test_a_folder_gives_the_files_of_a_split_in_order(tmp_path):
         data_files(tmp_path, "dev")
 
 
+def test_a_number_beyond_all_is_named_by_line(tmp_path):
+    (tmp_path / "a.jsonl").write_text('{"x": ' + "9" * 5000 + "}\n")
+    with pytest.raises(ValueError, match=r"a.jsonl:1: expected JSON.*5000 digits"):
+        list(read_rows(tmp_path / "a.jsonl"))
+
+
 def test_a_folder_without_data_names_the_folders_below(tmp_path):
     (tmp_path / "data").mkdir()
     with pytest.raises(FileNotFoundError, match=r"found no data file, but the folders data/; name"):

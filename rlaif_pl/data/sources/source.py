@@ -8,6 +8,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
+import numpy as np
+
 from rlaif_pl.data.files import RawRow
 from rlaif_pl.data.records import record_fields
 from rlaif_pl.text import shown, whole_characters
@@ -142,4 +144,15 @@ def memory_rows(records: Records | datasets.Dataset) -> Iterator[RawRow]:
         if not isinstance(fields, Mapping):
             kinds = "a Preference, a Prompt, a dict or a text"
             raise TypeError(f"record {number}: expected {kinds}, got {shown(record)}")
-        yield RawRow(f"record {number}", whole_characters(dict(fields)))
+        if odd := [name for name in fields if not isinstance(name, str)]:
+            raise TypeError(f"record {number}: expected columns named by text, got {shown(odd[0])}")
+        yield RawRow(f"record {number}", whole_characters(_plain(fields)))
+
+
+def _plain(value: Any) -> Any:
+    """Return a value with lists and numbers of Python in place of arrays (tables of pandas), tuples."""
+    if isinstance(value, Mapping):
+        return {name: _plain(each) for name, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(each) for each in value]
+    return _plain(value.tolist()) if isinstance(value, np.ndarray | np.generic) else value
