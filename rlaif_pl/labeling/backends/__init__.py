@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 
+from torch import nn
+
 from rlaif_pl.labeling.backends.endpoint import EndpointBackend
 from rlaif_pl.labeling.backends.local import LocalBackend
 from rlaif_pl.labeling.calls import Backend
@@ -14,10 +16,10 @@ __all__ = ["EndpointBackend", "LocalBackend", "as_backend"]
 def as_backend(spec: Backend | str) -> Backend:
     """Return a back end, or a local one of a model's name.
 
-    ``TypeError``: it is neither. ``ValueError``: the name is an address.
+    ``TypeError``: it is a model. ``ValueError``: the name is an address.
     """
     if not isinstance(spec, str | os.PathLike):
-        if not hasattr(spec, "answer"):  # isinstance would ask for its fingerprint, too
+        if isinstance(spec, nn.Module):
             raise TypeError(
                 f"expected a back end, or the name or folder of a model, got {type(spec).__name__}; "
                 "save a model and name its folder"
