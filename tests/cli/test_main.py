@@ -455,14 +455,7 @@ def test_a_config_in_another_encoding_is_named(tmp_path, capsys, command):
 
 
 @pytest.mark.parametrize("command", ["label", "fit"])
-@pytest.mark.parametrize(
-    ("content", "said"),
-    [
-        ("out: a\nout: b\n", "a.yaml, line 2: the key 'out' is given twice"),
-        ("out:\n\ta: b\n", "a.yaml is not valid YAML"),
-    ],
-)
-def test_a_config_that_says_two_things_or_none_is_named(tmp_path, capsys, command, content, said):
-    (tmp_path / "a.yaml").write_text(content)
+def test_a_key_given_twice_is_refused(tmp_path, capsys, command):
+    (tmp_path / "a.yaml").write_text("out: a\nout: b\n")
     assert cli.main([command, "--config", str(tmp_path / "a.yaml")]) == 1
-    assert said in capsys.readouterr().err
+    assert "a.yaml, line 2: the key 'out' is given twice" in capsys.readouterr().err

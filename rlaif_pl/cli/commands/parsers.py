@@ -19,7 +19,7 @@ from rlaif_pl.cli.commands.help_text import add_group_helps, help_text
 from rlaif_pl.cli.commands.refusals import Refusal, refusal
 from rlaif_pl.cli.commands.values import keep_line_breaks
 from rlaif_pl.config_paths import find_config
-from rlaif_pl.pipeline.yaml_files import Value, flatten, read_yaml
+from rlaif_pl.pipeline.yaml_files import RepeatedKeyError, Value, flatten, read_yaml
 
 OF_CONFIGS = ("Problems parsing config", "Unexpected config", "Unable to load config")
 CONFIG = ("--config", "-c")
@@ -133,8 +133,8 @@ def find_configs(words: Sequence[str]) -> list[str]:
 
     Raises:
         FileNotFoundError: There is no such config.
-        ValueError: One is not UTF-8 or no YAML, where the parser's refusal would name no file, or gives
-            a key twice, of which the parser takes the last without a word.
+        ValueError: One is not UTF-8, where the parser's refusal would name no file; or it gives a key
+            twice, of which the parser would take the last without a word.
     """
     result = list(words)
     for place, option, name in config_words(words):
@@ -149,6 +149,10 @@ def find_configs(words: Sequence[str]) -> list[str]:
                 f"expected {path} to be UTF-8, got bytes that are none ({error.reason}); save the "
                 "file as UTF-8"
             ) from error
+        except RepeatedKeyError:
+            raise
+        except ValueError:
+            pass  # which the parser refuses, too
     return result
 
 
