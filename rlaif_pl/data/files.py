@@ -8,7 +8,8 @@ import io
 import itertools
 import json
 import zlib
-from collections.abc import Iterable, Iterator
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple, TextIO, cast
@@ -19,7 +20,10 @@ import pyarrow.parquet as pq
 from rlaif_pl.data.disk import replaced
 from rlaif_pl.text import parse_json, shown
 
-SUFFIXES = (".jsonl", ".json", ".jsonl.gz", ".json.gz", ".csv", ".csv.gz", ".parquet")
+PLAIN = (".jsonl", ".json", ".csv", ".tsv")  # also in gzip
+SUFFIXES = (*PLAIN, *(f"{each}.gz" for each in PLAIN), ".parquet")
+TABLES = (".csv", ".tsv")
+SEPARATORS = ";\t|"  # of cells, in files that say to hold commas
 READERS_RAISE = (ArithmeticError, AttributeError, LookupError, OSError, TypeError, ValueError)
 DAMAGED = (gzip.BadGzipFile, zlib.error, EOFError)  # what reading a damaged compressed file raises
 MARK = "\ufeff"  # byte order mark, once decoded
@@ -39,7 +43,7 @@ class RawRow(NamedTuple):
 
 def is_data_file(path: Path) -> bool:
     """Tell whether the name ends like a file that ``read_rows`` understands."""
-    return path.name.endswith(SUFFIXES)
+    return path.name.lower().endswith(SUFFIXES)
 
 
 def data_files(path: Path, split: str) -> list[Path]:
@@ -54,16 +58,23 @@ def data_files(path: Path, split: str) -> list[Path]:
         files = sorted(file for file in path.iterdir() if is_data_file(file))
         chosen = [file for file in files if file.name.startswith(split)]
         if not chosen and len(files) != 1:
-            names = ", ".join(file.name for file in files) or "no data file"
+            names = ", ".join(file.name for file in files)
+            below = ", ".join(sorted(f"{each.name}/" for each in path.iterdir() if each.is_dir()))
+            names = names or "no data file" + f", but the folders {below}" * bool(below)
             raise FileNotFoundError(
                 f"expected files of the split {split!r} in {path} (named {split}*, one of {endings}), "
-                f"found {names}; name one file, or set split"
+                f"found {names}; name one file{' or a folder' * bool(below)}, or set split"
             )
         return chosen or files
     if not path.exists():
-        raise FileNotFoundError(f"expected a data file at {path}, found nothing; check the name")
+        raise FileNotFoundError(
+            f"expected a data file at {path.absolute()}, found nothing; check the name"
+        )
     if not is_data_file(path):
-        raise ValueError(f"expected a file ending in {endings}, got {path}; rename it")
+        raise ValueError(
+            f"expected a file ending in {endings}, got {path}; rename it, if it is one of these, or "
+            "write its rows to one, such as JSON lines"
+        )
     return [path]
 
 
@@ -73,14 +84,14 @@ def read_rows(path: Path) -> Iterator[RawRow]:
     Text is UTF-8, or UTF-16 or UTF-32 as the first bytes tell. Line ends of all systems are ``\n``.
     Half a surrogate pair is read as U+FFFD. A ``.json`` file may hold one array or one object a line.
     """
-    name = path.name.removesuffix(".gz")
+    name = path.name.lower().removesuffix(".gz")
     if name.endswith(".parquet"):
         yield from _parquet_rows(path)
         return
     try:
         with open_text(path) as file:
-            if name.endswith(".csv"):
-                yield from _csv_rows(path, file)
+            if name.endswith(TABLES):
+                yield from _csv_rows(path, file, "\t" if name.endswith(".tsv") else ",")
             else:
                 yield from _json_rows(path, file, may_be_array=name.endswith(".json"))
     except UnicodeDecodeError as error:
@@ -114,7 +125,7 @@ def read_text(path: Path) -> str:
 
 
 def _open_bytes(path: Path) -> BinaryIO:
-    opener = gzip.open if path.name.endswith(".gz") else open
+    opener = gzip.open if path.name.lower().endswith(".gz") else open
     return cast(BinaryIO, opener(path, "rb"))
 
 
@@ -163,7 +174,7 @@ def _json_rows(path: Path, file: TextIO, may_be_array: bool) -> Iterator[RawRow]
 def _parse(text: str, where: str) -> object:
     try:
         return parse_json(text)
-    except json.JSONDecodeError as error:
+    except ValueError as error:  # also of a number with thousands of digits
         raise ValueError(
             f"{where}: expected JSON, got something else ({error}); fix or remove it"
         ) from error
@@ -177,13 +188,14 @@ def _as_row(item: object, where: str) -> RawRow:
     return row
 
 
-def _csv_rows(path: Path, file: TextIO) -> Iterator[RawRow]:
-    """Yield a CSV file's rows, named by the line that they begin on; empty cells become None."""
+def _csv_rows(path: Path, file: TextIO, separator: str) -> Iterator[RawRow]:
+    """Yield a table's rows, named by the line that they begin on; empty cells become None."""
     allow_long_cells()
-    reader = csv.DictReader(file, strict=True)
+    reader = csv.DictReader(file, strict=True, delimiter=separator)
     begins = 1
     try:
         names = reader.fieldnames or ()
+        _check_header(path, names, separator)
         begins = reader.line_num + 1
         for row in reader:
             found = RawRow(f"{path}:{begins}", {key: value or None for key, value in row.items()})
@@ -200,6 +212,20 @@ def _csv_rows(path: Path, file: TextIO) -> Iterator[RawRow]:
                 "close the quote that this row opens, or cut the cell"
             )
         raise ValueError(f"{path}:{begins}: {what}") from error
+
+
+def _check_header(path: Path, names: Sequence[str], separator: str) -> None:
+    """Refuse a header with two columns of one name, or one that holds other separators of cells."""
+    if twice := [name for name, count in Counter(names).items() if name and count > 1]:
+        raise ValueError(
+            f"{path}:1: expected a name for each column, got {twice[0]!r} more than once; rename one"
+        )
+    others = [each for each in SEPARATORS if each != separator and each in "".join(names)]
+    if len(names) == 1 and others:
+        raise ValueError(
+            f"{path}:1: expected {separator!r} between cells, got {others[0]!r}; write the file with "
+            "commas, or with tabs as .tsv"
+        )
 
 
 def allow_long_cells() -> None:

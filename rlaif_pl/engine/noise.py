@@ -30,6 +30,8 @@ class Noise:
 
     def __init__(self, exact: Tensor, noisy: Tensor) -> None:
         self.exact = wide(exact)
+        if not self.exact.isfinite().all():
+            raise ValueError("its states of a text hold numbers that are not finite")
         noise = wide(noisy) - self.exact
         # Where all roundings happen to fall alike, the last bit of what is there stands for the noise.
         least = torch.finfo(exact.dtype).eps * _rms(self.exact, 0)

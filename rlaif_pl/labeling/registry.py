@@ -23,8 +23,17 @@ LABELERS: dict[str, type] = {
 
 
 def build_labeler(spec: str | Labeler, **options: object) -> Labeler:
-    """Return a labeler by name, or the given one. ``ValueError``: an unknown name, a wrong option."""
+    """Return a labeler by name, or the given one.
+
+    ``TypeError``: it is none. ``ValueError``: an unknown name, a wrong option.
+    """
     if not isinstance(spec, str):
+        if isinstance(spec, type) or not hasattr(spec, "label"):
+            raise TypeError(
+                f"expected a labeler's name, or an object with fingerprint and label(pairs), got "
+                f"{getattr(spec, '__name__', type(spec).__name__)}; see docs/labeling.md for those "
+                "that there are"
+            )
         if options:
             raise ValueError(
                 f"expected options only with a labeler's name, got {sorted(options)} with "

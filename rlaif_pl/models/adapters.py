@@ -22,6 +22,7 @@ from transformers.pytorch_utils import Conv1D
 
 from rlaif_pl.engine.decoder_layers import text_part
 from rlaif_pl.engine.runner import DecoderRunner
+from rlaif_pl.errors import above, at_least
 
 CONFIG = "adapter_config.json"
 
@@ -31,14 +32,18 @@ class Lora:
     """Low-rank adaptation (arXiv 2106.09685) of the linear layers of a stack.
 
     Attributes:
-        r: Rank.
-        alpha: The update is scaled by ``alpha / r``.
+        r: Rank, at least 1.
+        alpha: The update is scaled by ``alpha / r``; above 0.
         target_modules: Names of the linear layers to adapt, or the one; ``all-linear`` adapts each.
     """
 
     r: int = 16
     alpha: int = 32
     target_modules: list[str] | str = "all-linear"
+
+    def __post_init__(self) -> None:
+        at_least(1, r=self.r)
+        above(0, alpha=self.alpha)
 
 
 def is_lora(module: Any) -> TypeGuard[Any]:
@@ -69,7 +74,13 @@ def clone(stack: DecoderRunner, lora: Lora | None, seed: int = 0) -> DecoderRunn
     With LoRA the copy shares the (frozen) base weights and trains adapters of its own, drawn by
     ``seed``, so a role costs only its adapters. Without, every weight is copied and trained. Parts for
     images or sound are kept as they are either way. ``ValueError``: the stack has adapters already.
+    ``TypeError``: ``lora`` is no ``Lora``.
     """
+    if not isinstance(lora, Lora | None):
+        raise TypeError(
+            f"expected lora as a Lora, got {type(lora).__name__}; write Lora(r=16, alpha=32), or leave "
+            "it out to train weights whole"
+        )
     if lora is None:
         twin = copy.deepcopy(stack).requires_grad_(False)
         text_part(twin.decoder).requires_grad_(True)
@@ -171,6 +182,9 @@ def merge_adapter(model: PreTrainedModel, folder: Path) -> PreTrainedModel:
     try:
         # PEFT would read them to the first GPU, in each process.
         whole = peft.PeftModel.from_pretrained(model, str(folder), torch_device="cpu")
+        if not hasattr(whole.base_model, "merge_and_unload"):
+            kind = getattr(whole.active_peft_config.peft_type, "value", "others")
+            raise ValueError(f"{kind} cannot be folded into weights, as LoRA can")
         return cast(PreTrainedModel, whole.merge_and_unload(safe_merge=True))
     except (KeyError, RuntimeError, ValueError) as error:
         raise ValueError(

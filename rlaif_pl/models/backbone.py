@@ -77,6 +77,14 @@ class BackboneOptions:
         folder = Path(self.name)
         if self.name == EMBEDDED:
             embedded_source()
+        elif folder.is_file():
+            do = "name the folder that has config.json, weights and tokenizer"
+            if folder.suffix == ".gguf":
+                do = (
+                    "make a folder of it with transformers: from_pretrained(..., gguf_file=...), then "
+                    "save_pretrained, of model and tokenizer"
+                )
+            raise FileNotFoundError(f"expected a model folder, got the file {folder}; {do}")
         elif folder.is_dir() and not any((folder / name).is_file() for name in CONFIGS):
             raise FileNotFoundError(
                 f"expected a model in the folder {folder}, got one without config.json; name the "
@@ -233,7 +241,7 @@ def load_config(options: BackboneOptions) -> tuple[PreTrainedConfig, PreTrainedT
     source, how = _source(options)
     try:
         config = AutoConfig.from_pretrained(source, **how)
-        tokenizer = AutoTokenizer.from_pretrained(source, **how)
+        tokenizer = _read_tokenizer(options.name, source, how)
     except OSError as error:
         raise OSError(
             f"expected a model named {options.name!r}: looked for the embedded model ({EMBEDDED!r}), a "
@@ -242,6 +250,20 @@ def load_config(options: BackboneOptions) -> tuple[PreTrainedConfig, PreTrainedT
             f"tokenizer. Cause: {str(error).splitlines()[0]}"
         ) from error
     return config, cast(PreTrainedTokenizerBase, tokenizer)
+
+
+def _read_tokenizer(name: str, source: str, how: dict[str, Any]) -> Any:
+    """Read a model's tokenizer; ValueError where there is none beside it, or none that can be read."""
+    try:
+        return AutoTokenizer.from_pretrained(source, **how)
+    except ValueError as error:
+        if "trust_remote_code" in str(error):
+            raise
+        raise ValueError(
+            f"expected a tokenizer beside the weights of {name}, found none that can be read "
+            f"({type(error).__name__}: {str(error).splitlines()[0]}); put the files of its own there "
+            "(tokenizer.json, tokenizer_config.json), as tokenizer.save_pretrained(FOLDER) writes them"
+        ) from error
 
 
 def read_weights(

@@ -77,8 +77,8 @@ class CausalModel(nn.Module):
 
     @property
     def width(self) -> int:
-        """Size of a state, ``D``."""
-        return int(self.config.get_text_config().hidden_size)
+        """Size of the states that the output embedding reads, ``D``."""
+        return int(self.unembedding.weight.shape[1])  # OPT's may be narrower than its layers
 
     def logits(self, hidden: Tensor) -> Tensor:
         """Logits of the tokenizer's tokens, float32. ``(..., D)`` to ``(..., V)``.

@@ -74,13 +74,19 @@ def assistant_turn(tokenizer: PreTrainedTokenizerBase, template: Template) -> Tu
     """Return how the assistant's turn is written, as the chat template writes one.
 
     A chat template that ends no turn leaves that to the tokenizer's EOS. ``ValueError``: there is no
-    chat template, it refuses a system prompt, or a turn ends in text that is no token.
+    chat template, it refuses a system prompt or leaves out what is said, or a turn ends in text that is
+    no token.
     """
     asked = [("system", template.system)] if template.system is not None else []
-    asked.append(("user", "a"))
+    asked.append(("user", mark_data("a")))
     said = mark_data("b")
     begun = _open_turn(tokenizer, template, asked)
     whole = _written(tokenizer, template, [*asked, ("assistant", said)], False)
+    if asked[-1][1] not in begun or said not in whole:  # as of models of images: it reads parts
+        raise ValueError(
+            f"expected the chat template of {tokenizer.name_or_path!r} to write what is said, given as "
+            "text, got one that leaves it out; give the tokenizer another, or leave template.chat out"
+        )
     head, _, tail = whole.partition(said)
     before = head.removeprefix(begun)
     before = "" if before.strip() else before

@@ -52,7 +52,7 @@ def resolve_device(name: str = "auto") -> torch.device:
 @contextmanager
 def computing_on(name: str) -> Iterator[torch.device]:
     """Let ``auto`` mean a device for a while: of models that are built, and of their type."""
-    device = resolve_device(name)
+    device = resolve_device(str(name))  # in Python a torch.device, too
     token = _current.set(device)
     try:
         yield device

@@ -63,11 +63,11 @@ def replaced_whole(folder: str | Path) -> Iterator[Path]:
     check_place(folder)
     place = Path(folder).resolve()  # a link stays, and so does what "." names
     place.parent.mkdir(parents=True, exist_ok=True)
-    work = Path(tempfile.mkdtemp(prefix=f".{place.name}.", dir=place.parent))
-    old = work.with_name(work.name + ".old")
+    holder = Path(tempfile.mkdtemp(prefix=f".{place.name}.", dir=place.parent))
+    work, old = holder / place.name, holder.with_name(holder.name + ".old")
     try:
+        work.mkdir()  # who may read it is for the umask to say
         yield work
-        work.chmod(0o755)
         if place.exists():
             check_place(place)  # writing takes minutes
             place.replace(old)
@@ -75,7 +75,7 @@ def replaced_whole(folder: str | Path) -> Iterator[Path]:
         if old.exists():
             shutil.rmtree(old)
     finally:
-        shutil.rmtree(work, ignore_errors=True)
+        shutil.rmtree(holder, ignore_errors=True)
 
 
 def save_causal(

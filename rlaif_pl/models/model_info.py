@@ -65,6 +65,7 @@ def model_info(
     """Gather the facts about a model; ``name`` is its folder or name, for messages.
 
     ``written`` is config.json as written: a class's default for ``eos_token_id`` is not the model's.
+    ``ValueError``: its texts could have tokens that the model lacks.
     """
     head = model.get_output_embeddings() or model.get_input_embeddings()
     rows = int(cast(Tensor, head.weight).shape[0])
@@ -76,7 +77,18 @@ def model_info(
     if not getattr(generation_config, "_from_model_config", False):
         named += _ids(getattr(generation_config, "eos_token_id", None))
     ends = [number for number in dict.fromkeys(named) if 0 <= number < rows]
-    known = {number for number in tokenizer.get_vocab().values() if number < rows}
+    vocabulary, added = tokenizer.get_vocab(), tokenizer.added_tokens_decoder
+    lost = [token for token, number in vocabulary.items() if number >= rows]
+    # special ones, such as a pad token that nothing here reads, are in no text
+    if lost := [
+        each for each in lost if not getattr(added.get(vocabulary[each]), "special", False)
+    ]:
+        raise ValueError(
+            f"expected a row of the embedding of {name} for each token of its tokenizer, got {rows} "
+            f"rows and {len(vocabulary)} tokens, {lost[0]!r} without one; take the tokenizer that "
+            "belongs to it, or resize its embedding (resize_token_embeddings) and train that"
+        )
+    known = {number for number in vocabulary.values() if number < rows}
     size = max(known, default=rows - 1) + 1
     pads = [*_ids(tokenizer.pad_token_id), *ends, 0]
     limit = getattr(model.config.get_text_config(), "max_position_embeddings", None)

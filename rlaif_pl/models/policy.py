@@ -245,6 +245,7 @@ else:
 
 def start_of(source: PolicySource, template: Template | None) -> Policy:
     """Return what a role starts from, frozen: loaded by name, or a copy of a policy as it is now."""
+    _check_kind(source)
     if isinstance(source, BackboneOptions):
         return load_policy(source, template)
     _check_template(source, template)
@@ -259,6 +260,7 @@ def to_train(
     ``ValueError``: the model suits no policy; or one that has weights to train comes with ``lora``, or
     with another template than its own.
     """
+    _check_kind(source)
     if isinstance(source, BackboneOptions) or not any(p.requires_grad for p in source.parameters()):
         return for_role(start_of(source, template), lora, seed)
     _check_template(source, template)
@@ -268,6 +270,16 @@ def to_train(
             "Policy.from_pretrained, which makes the adapters"
         )
     return source
+
+
+def _check_kind(source: object) -> None:
+    """Refuse (TypeError) what is neither a policy nor the options of one, such as a name."""
+    if not isinstance(source, BackboneOptions | Policy):
+        kind = repr(source) if isinstance(source, str) else type(source).__name__
+        raise TypeError(
+            f"expected a Policy, got {kind}; make one of a name or of a model of transformers with "
+            "Policy.from_pretrained (a reward: RewardModel.from_pretrained)"
+        )
 
 
 def _check_template(policy: CausalModel, template: Template | None) -> None:

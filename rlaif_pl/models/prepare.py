@@ -71,7 +71,14 @@ def output_head(model: PreTrainedModel) -> nn.Linear | CappedHead:
 
     with torch.no_grad():
         parts = head_logits(head, decoder_of(model)(input_ids=ids).last_hidden_state[0])
-        error = error_in_noise(parts, whole(), whole, model)
+        try:
+            error = error_in_noise(parts, whole(), whole, model)
+        except ValueError as wrong:  # nothing can be told of it
+            raise ValueError(
+                f"expected {model.name_or_path or type(model).__name__} to tell texts apart, got that "
+                f"{wrong}; its weights are damaged, diverged, or too large for {model.dtype}: take "
+                "others, or dtype float32"
+            ) from wrong
     if not error <= FACTOR:
         raise ValueError(
             f"expected {type(model).__name__}'s decoder and output embedding to reproduce its "

@@ -16,7 +16,7 @@ from rlaif_pl import ops
 from rlaif_pl.engine.response_batch import ResponseBatch, hidden_states
 from rlaif_pl.engine.runner import DecoderRunner
 from rlaif_pl.errors import one_of, paired
-from rlaif_pl.models.adapters import Lora
+from rlaif_pl.models.adapters import Lora, adapter_source
 from rlaif_pl.models.backbone import BackboneOptions, Precision
 from rlaif_pl.models.causal import CausalModel
 from rlaif_pl.models.device import computing_on, widened
@@ -99,6 +99,8 @@ class RewardModel(nn.Module):
             loaded, weight, shift, pooling, max_response_tokens = backbone
         else:
             if frozen:
+                if isinstance(backbone, BackboneOptions):
+                    adapter_source(backbone.name)  # which refuses those of a reward model
                 named = backbone.name if isinstance(backbone, BackboneOptions) else backbone.base
                 raise ValueError(
                     f"expected a reward folder with frozen=true, got {named}, whose "

@@ -36,8 +36,8 @@ def handed_over(
 ) -> LoadedModel | None:
     """Return a model that is in memory, checked; None for the name of one, which has its own tokenizer.
 
-    ``TypeError``: it is neither. ``ValueError``: it holds adapters or quantized weights, its tokenizer
-    is not known, or a tokenizer comes with a name.
+    ``TypeError``: it, or the tokenizer, is neither. ``ValueError``: it holds adapters or quantized
+    weights, its tokenizer is not known, or a tokenizer comes with a name.
     """
     if isinstance(model, str | Path):
         if tokenizer is not None:
@@ -63,6 +63,11 @@ def handed_over(
         raise ValueError(
             f"expected weights in floating point, got a quantized {kind}; load it with "
             "dtype=torch.bfloat16 or torch.float32"
+        )
+    if not isinstance(tokenizer, PreTrainedTokenizerBase | None):
+        raise TypeError(
+            f"expected a tokenizer of transformers, got {type(tokenizer).__name__}; give what "
+            "AutoTokenizer.from_pretrained returns"
         )
     if tokenizer is None:
         if not model.name_or_path:

@@ -134,7 +134,13 @@ def format_of(
 
     A warning says, once for each model, where what is given is not what it was trained with, and where
     the default template is taken. ``name`` is its folder or hub name; empty where it has none.
+    ``TypeError``: ``template`` is none.
     """
+    if not isinstance(template, Template | None):
+        raise TypeError(
+            f"expected template as a Template, got {template!r}; write Template({template!r}), or "
+            "Template(chat=True) for the tokenizer's chat template"
+        )
     stored = stored_format(name, revision)
     if stored is None and template is None:
         warnings.warn(

@@ -30,6 +30,10 @@ def whole_number(value: object) -> int | None:
     return int(value) if isinstance(value, float) and value.is_integer() else None
 
 
+class RepeatedKeyError(ValueError):
+    """A mapping gives a key twice."""
+
+
 class Loader(yaml.SafeLoader):  # type: ignore[misc]
     """Safe loader with YAML 1.2 floats that refuses a key given twice."""
 
@@ -49,7 +53,7 @@ class Loader(yaml.SafeLoader):  # type: ignore[misc]
         seen: set[str] = set()
         for key, _ in node.value:
             if key.value in seen and key.tag != "tag:yaml.org,2002:merge":
-                raise ValueError(
+                raise RepeatedKeyError(
                     f"{node.start_mark.name}, line {key.start_mark.line + 1}: the key "
                     f"{key.value!r} is given twice in one mapping; keep one of the two"
                 )

@@ -7,6 +7,7 @@ import functools
 import hashlib
 import inspect
 import math
+import os
 import re
 from collections.abc import Callable, Collection, Sequence
 from typing import TYPE_CHECKING, Any
@@ -14,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 from torch import Tensor, nn
+from transformers import PreTrainedModel
 
 from rlaif_pl.errors import paired
 from rlaif_pl.models.model_info import weights_digest
@@ -163,7 +165,7 @@ def as_scores(found: Any, count: int, name: str) -> Tensor:
     """
     try:
         values = torch.as_tensor(found, dtype=torch.float32)
-    except (TypeError, ValueError, OverflowError) as error:
+    except (TypeError, ValueError, OverflowError, RuntimeError) as error:
         hint = "return a number for every response, 0 where it says nothing"
         if inspect.iscoroutine(found):
             found.close()  # else Python warns that nobody awaited it
@@ -270,19 +272,21 @@ class NoReward:
 
 
 def as_reward(reward: AnyReward) -> Reward:
-    """Return a reward as it is, or make one of a function, or of a list of either (their sum)."""
+    """Return a reward as it is, or make one of a function, or of a list of either (their sum).
+
+    ``TypeError``: it is something else, such as a class or a model of transformers.
+    """
+    expected = "expected a reward with a method score, or a function of prompts and responses, got"
     if isinstance(reward, type):  # it has a method score, but nobody to call it on
-        raise TypeError(
-            f"expected a reward, got the class {reward.__name__}; make an object of it: "
-            f"{reward.__name__}(...)"
-        )
+        name = reward.__name__
+        raise TypeError(f"{expected} the class {name}; make an object of it: {name}(...)")
+    if isinstance(reward, str | os.PathLike | PreTrainedModel):  # whose `score` is a layer
+        do = "of a model or its folder make RewardModel.from_pretrained(..., frozen=True)"
+        raise TypeError(f"{expected} {type(reward).__name__}; {do}")
     if isinstance(reward, Reward):
         return reward
     if isinstance(reward, list | tuple):
         return WeightedRewards(list(reward))
     if callable(reward):
         return FunctionReward(reward)
-    raise TypeError(
-        f"expected a reward with a method score, or a function of prompts and responses, got "
-        f"{type(reward).__name__}"
-    )
+    raise TypeError(f"{expected} {type(reward).__name__}")

@@ -96,6 +96,11 @@ class A2CModule(TrainableModule):
         if isinstance(actor, Policy):
             seed = sampling.seed or 0
             actor = ActorCritic(actor, lora=actor.lora, template=actor.template, seed=seed)
+        if not isinstance(actor, ActorCritic):
+            raise TypeError(
+                f"expected a Policy or an ActorCritic, got {type(actor).__name__}; make a policy with "
+                "Policy.from_pretrained"
+            )
         is_monte_carlo = advantages.baseline is not None and advantages.gae_lambda == 1
         if actor.value_network == "none" and not is_monte_carlo:
             raise ValueError(

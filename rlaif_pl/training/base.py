@@ -26,12 +26,13 @@ from rlaif_pl.training.sharding import Division, Sharded
 from rlaif_pl.training.sharding_strategy import ShardingStrategy
 from rlaif_pl.training.step_mean import StepMeanModule
 from rlaif_pl.training.trainer_check import PRECISIONS, check_served, check_strategy, most_parts
+from rlaif_pl.types import Batch
 
 Model = TypeVar("Model", bound=nn.Module)
 # Warnings of Lightning about what is meant so, wherever a trainer was made.
 MEANT = (
     r"Found \d+ module\(s\) in eval mode",  # dropout is off in every stage
-    r"You have overridden `transfer_batch_to_device` in",  # pairs for a labeler are text
+    r"You have overridden `(transfer_batch_to_device|on_before_batch_transfer)` in",  # batches are text
     r"Total length of `list` across ranks is zero",  # no row is held out
 )
 CUTTABLE = (SingleDeviceStrategy, DDPStrategy)  # backward passes before the last stay on the rank
@@ -65,6 +66,13 @@ class TrainableModule(StepMeanModule):
                 "train on whole batches"
             )
         self.micro_batch_tokens = micro_batch_tokens
+        makers = {"optimizer": optimizer, "scheduler": scheduler}
+        if made := [name for name, maker in makers.items() if not callable(maker)]:
+            raise TypeError(
+                f"expected {made[0]} to be what makes one, such as a class or a function, got "
+                f"{type(makers[made[0]]).__name__}; give the class, or "
+                "`lambda given: CLASS(given, ...)` with its settings"
+            )
         self.optimizer, self.scheduler = optimizer, scheduler
         self.strict_loading = False
         # Models given as objects: no config names those, so that a checkpoint, which holds what is
@@ -224,6 +232,15 @@ class TrainableModule(StepMeanModule):
             if loop.restarted_mid_epoch:  # else they are counted when the epoch begins
                 counts.ready = counts.started = counts.processed + 1
         checkpoints.note_resumed(self.trainer)
+
+    @override
+    def on_before_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
+        if not isinstance(batch, Batch):
+            raise ValueError(
+                f"expected batches of a PreferenceDataModule for {type(self).__name__}, got "
+                f"{type(batch).__name__}; give the trainer one (datamodule=) in place of a DataLoader"
+            )
+        return batch
 
     @override
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:

@@ -17,7 +17,7 @@ from rlaif_pl.data.loader import BatchLoader, BatchOrder
 from rlaif_pl.data.mixing import PreferencePart, is_mix, load_pairs
 from rlaif_pl.data.sources import Data, load_demonstrations, load_prompts, named
 from rlaif_pl.data.splits import split_by_group
-from rlaif_pl.errors import one_of
+from rlaif_pl.errors import at_least, one_of
 from rlaif_pl.labeling.usage.projection import backends_of
 from rlaif_pl.text import word_count
 from rlaif_pl.types import Labeler, Preference, Prompt
@@ -78,6 +78,7 @@ class PreferenceDataModule(LightningDataModule):
         seed: int = 0,
     ) -> None:
         super().__init__()
+        at_least(1, batch_size=batch_size, eval_batch_size=eval_batch_size)
         self.prepare_data_per_node = False  # several nodes would each pay for the same labels
         sources = {"preferences": preferences, "prompts": prompts, "demonstrations": demonstrations}
         self.task, self.source = task, _required(task, **sources)
@@ -167,6 +168,11 @@ class PreferenceDataModule(LightningDataModule):
 
     @override
     def train_dataloader(self) -> BatchLoader[Any]:
+        if not self.train_rows:
+            raise ValueError(
+                "expected rows to train on, none are read yet; call setup('fit'), or give the data "
+                "module to a trainer"
+            )
         overfits = self.trainer is not None and self.trainer.overfit_batches > 0  # type: ignore[attr-defined]
         return self._loader(self.train_rows, self.batch_size, shuffle=not overfits)
 

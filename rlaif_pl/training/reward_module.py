@@ -64,6 +64,11 @@ class RewardModule(PairsModule):
         micro_batch_tokens: int | None = None,
     ) -> None:
         super().__init__(optimizer, scheduler, micro_batch_tokens)
+        if not isinstance(reward, RewardModel):
+            raise TypeError(
+                f"expected a RewardModel, got {type(reward).__name__}; make one with "
+                "RewardModel.from_pretrained"
+            )
         self.reward, self.is_given = reward, reward.is_given
         self.references, self.probe_penalty = references, probe_penalty
         self._first_shift = float(reward.shift)

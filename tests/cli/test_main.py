@@ -6,10 +6,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import yaml
+from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from rlaif_pl import __version__
 from rlaif_pl.cli import main as cli
 from rlaif_pl.cli import registry
+from rlaif_pl.cli.commands import train
 from rlaif_pl.cli.commands.train import how_to_go_on
 from rlaif_pl.config_paths import config_paths, find_config
 from rlaif_pl.pipeline.experiment import COMMANDS
@@ -299,19 +301,44 @@ def test_a_command_says_where_its_files_are(monkeypatch, capsys, tmp_path):
     assert capsys.readouterr().err == ""
 
 
-def test_an_interrupted_fit_says_how_it_goes_on(fit_config, monkeypatch, caplog):
+@pytest.mark.parametrize(
+    ("stop", "status"), [(KeyboardInterrupt, 128 + signal.SIGINT), (SIGTERMException, 143)]
+)
+def test_an_interrupted_fit_says_how_it_goes_on(fit_config, monkeypatch, caplog, stop, status):
     def interrupted(*_):
-        raise KeyboardInterrupt
+        raise stop
 
     monkeypatch.setattr("rlaif_pl.training.SFTModule.training_step", interrupted)
     before = signal.getsignal(signal.SIGINT)  # Lightning ignores it from then on
     try:
-        with pytest.raises(SystemExit):
+        with pytest.raises(SystemExit) as ended:
             cli.main(["fit", "--config", fit_config()])
     finally:
         signal.signal(signal.SIGINT, before)
+    assert ended.value.code == status
     assert "before its first checkpoint; the same command begins anew" in caplog.text
     assert "--ckpt_path a/last.ckpt" in how_to_go_on("a/last.ckpt")
+
+
+def test_a_try_leaves_the_model_and_the_metrics_of_a_fit(fit_config, tmp_path):
+    assert cli.main(["fit", "--config", fit_config()]) == 0
+    kept = [tmp_path / "run" / name for name in ("policy/model.safetensors", "metrics.json")]
+    before = [path.read_bytes() for path in kept]
+    words = ["--trainer.fast_dev_run=true", "--seed_everything=7"]
+    assert cli.main(["fit", "--config", fit_config(), *words]) == 0
+    assert [path.read_bytes() for path in kept] == before
+
+
+def test_one_fit_works_in_a_folder(fit_config, monkeypatch, tmp_path, capsys):
+    monkeypatch.setattr(train, "PATIENCE", 0.0)
+    (tmp_path / "run").mkdir()
+    lock = train.held_alone(tmp_path / "run")
+    try:
+        assert cli.main(["fit", "--config", fit_config()]) == 1
+    finally:
+        lock.release()
+    assert "no other fit works in" in capsys.readouterr().err
+    assert cli.main(["fit", "--config", fit_config()]) == 0
 
 
 def test_a_device_that_is_not_there_is_explained(fit_config, monkeypatch, capsys):
@@ -428,3 +455,10 @@ def test_a_config_in_another_encoding_is_named(tmp_path, capsys, command):
     (tmp_path / "a.yaml").write_bytes("out: x.jsonl\n".encode("utf-16"))
     assert cli.main([command, "--config", str(tmp_path / "a.yaml")]) == 1
     assert "a.yaml to be UTF-8" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("command", ["label", "fit"])
+def test_a_key_given_twice_is_refused(tmp_path, capsys, command):
+    (tmp_path / "a.yaml").write_text("out: a\nout: b\n")
+    assert cli.main([command, "--config", str(tmp_path / "a.yaml")]) == 1
+    assert "a.yaml, line 2: the key 'out' is given twice" in capsys.readouterr().err

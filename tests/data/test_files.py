@@ -185,6 +185,40 @@ def test_a_folder_gives_the_files_of_a_split_in_order(tmp_path):
         data_files(tmp_path, "dev")
 
 
+def test_a_number_beyond_all_is_named_by_line(tmp_path):
+    (tmp_path / "a.jsonl").write_text('{"x": ' + "9" * 5000 + "}\n")
+    with pytest.raises(ValueError, match=r"a.jsonl:1: expected JSON.*5000 digits"):
+        list(read_rows(tmp_path / "a.jsonl"))
+
+
+def test_a_folder_without_data_names_the_folders_below(tmp_path):
+    (tmp_path / "data").mkdir()
+    with pytest.raises(FileNotFoundError, match=r"found no data file, but the folders data/; name"):
+        data_files(tmp_path, "train")
+
+
+def test_a_table_with_tabs_and_endings_in_capitals_are_read(tmp_path):
+    for name, separator in (("a.tsv", "\t"), ("B.TSV.GZ", "\t"), ("C.CSV", ",")):
+        content = separator.join(["x", "y"]) + "\n" + separator.join(["1", "a b"]) + "\n"
+        packed = gzip.compress(content.encode()) if name.endswith("GZ") else content.encode()
+        (tmp_path / name).write_bytes(packed)
+        assert [row.fields for row in read_rows(tmp_path / name)] == [{"x": "1", "y": "a b"}]
+
+
+@pytest.mark.parametrize(
+    ("header", "said"),
+    [
+        ("prompt,chosen,chosen", "'chosen' more than once"),
+        ("prompt;chosen;rejected", "',' between cells, got ';'"),
+        ("prompt\tchosen\trejected", r"',' between cells, got '\\t'"),
+    ],
+)
+def test_a_header_that_would_lose_columns_is_refused(tmp_path, header, said):
+    (tmp_path / "a.csv").write_text(f"{header}\na,b,c\n")
+    with pytest.raises(ValueError, match=rf"a.csv:1: expected .*{said}"):
+        list(read_rows(tmp_path / "a.csv"))
+
+
 def test_a_missing_file_and_an_unknown_ending_say_so(tmp_path):
     with pytest.raises(FileNotFoundError, match="found nothing"):
         data_files(tmp_path / "none.jsonl", "train")

@@ -4,12 +4,14 @@ import dataclasses
 import math
 
 import datasets
+import numpy as np
 import pytest
 
 from rlaif_pl.data.mixing import PreferencePart, load_pairs
 from rlaif_pl.data.preferences import write_preferences, write_prompts
 from rlaif_pl.data.records import group_of
 from rlaif_pl.data.sources import (
+    DataSource,
     is_sensitive,
     load_demonstrations,
     load_preferences,
@@ -32,6 +34,13 @@ def test_objects_come_back_as_they_are_and_as_from_a_file(tmp_path):
     assert load_demonstrations(PROMPTS) == PROMPTS
 
 
+def test_a_path_names_data_as_its_text_does(tmp_path):
+    path = tmp_path / "harmless.jsonl"
+    write_prompts(path, PROMPTS)
+    assert load_prompts(path) == PROMPTS == load_prompts(DataSource(path))
+    assert is_sensitive(path)
+
+
 def test_dicts_may_have_any_layout_of_a_file():
     rows = load_preferences(CHOSEN).rows
     assert len(rows) == 6
@@ -39,6 +48,24 @@ def test_dicts_may_have_any_layout_of_a_file():
     assert better == [row["chosen"] for row in CHOSEN]
     labeled = [{"prompt": "p", "first": "a", "second": "b", "label": "second"}]
     assert load_preferences(labeled).rows[0].p_first == 0.0
+
+
+def test_rows_may_hold_arrays_and_numbers_of_numpy():
+    turns = [{"role": "user", "content": "p"}, {"role": "assistant", "content": "a"}]
+    other = (turns[0], turns[1] | {"content": "b"})
+    row = {
+        "prompt": np.str_("p"),
+        "chosen": np.array(turns),
+        "rejected": other,
+        "group": np.int64(7),
+    }
+    (pair,) = load_preferences([row]).rows
+    assert ({pair.first, pair.second}, pair.group) == ({"a", "b"}, "7")
+    sides = {"prompt": "p", "first": "a", "second": "b"}
+    assert load_preferences([sides | {"label": np.int64(1)}]).rows[0].p_first == 0.0
+    assert load_preferences([sides | {"p_first": np.float32(0.25)}]).rows[0].p_first == 0.25
+    with pytest.raises(TypeError, match="record 0: expected columns named by text, got 0"):
+        load_preferences([{0: "p", 1: "a", 2: "b"}])
 
 
 def test_rows_of_a_pandas_table_may_have_gaps():

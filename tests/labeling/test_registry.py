@@ -1,4 +1,7 @@
+from pathlib import Path
+
 import pytest
+from torch import nn
 
 from rlaif_pl.labeling import (
     ConstitutionLabeler,
@@ -32,6 +35,15 @@ def test_options_are_passed_on():
     assert build_labeler("pairwise", task="helpful").prompt_version == "helpful-detailed-1"
     members = [build_labeler("score"), build_labeler("pairwise")]
     assert isinstance(build_labeler("ensemble", labelers=members), EnsembleLabeler)
+
+
+def test_what_is_no_labeler_and_what_is_no_back_end_are_refused():
+    for given, said in ((lambda pairs: 0.5, "got <lambda>"), (ScoreLabeler, "got ScoreLabeler")):
+        with pytest.raises(TypeError, match=rf"object with fingerprint and label\(pairs\), {said}"):
+            build_labeler(given)
+    with pytest.raises(TypeError, match="back end, or the name or folder of a model, got Linear"):
+        LikelihoodLabeler(nn.Linear(1, 1))
+    assert LikelihoodLabeler(Path("somewhere")).backend.model.options.name == "somewhere"
 
 
 def test_a_finished_labeler_passes_through():

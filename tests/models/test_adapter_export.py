@@ -4,7 +4,8 @@ import json
 
 import pytest
 import torch
-from peft import AutoPeftModelForCausalLM, peft_model
+from peft import AutoPeftModelForCausalLM, PromptTuningConfig, get_peft_model, peft_model
+from transformers import AutoModelForCausalLM
 
 from rlaif_pl.engine.generation_state import runners_of
 from rlaif_pl.models.adapter_export import check_adapter_export, save_adapter
@@ -55,6 +56,15 @@ def test_peft_and_we_read_what_was_trained(train, tmp_path, name, trunk_layers):
     torch.testing.assert_close(logits_of(ours), expected, rtol=1e-4, atol=1e-4)
     base = load_backbone(BackboneOptions(policy.base)).model
     assert not torch.allclose(base(IDS).logits, expected, atol=1e-2)  # the adapters do something
+
+
+def test_learned_prompts_cannot_be_folded_in(make_model, tokenizer, tmp_path):
+    base = save_causal(tmp_path / "base", make_model("llama"), tokenizer)
+    prompts = PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=2)
+    model = get_peft_model(AutoModelForCausalLM.from_pretrained(base), prompts)
+    model.save_pretrained(tmp_path / "prompts")
+    with pytest.raises(ValueError, match="PROMPT_TUNING cannot be folded into weights"):
+        load_backbone(BackboneOptions(str(tmp_path / "prompts")))
 
 
 def test_only_the_tops_layers_are_named(train, tmp_path):

@@ -10,6 +10,7 @@ from rlaif_pl.engine.decoder_layers import decoder_of
 from rlaif_pl.models import embedded
 from rlaif_pl.models.backbone import BackboneOptions, load_backbone, resolve_dtype
 from rlaif_pl.models.model_folder import save_causal
+from rlaif_pl.models.policy import load_policy
 from rlaif_pl.models.reward import RewardModel
 
 IDS = torch.arange(5, 15)[None]
@@ -117,6 +118,24 @@ def test_missing_weights_are_an_error_not_random_numbers(folder):
         load_backbone(BackboneOptions(str(folder)))
 
 
+@pytest.mark.parametrize("content", [None, "{"])
+def test_a_folder_without_a_tokenizer_says_what_to_put_there(folder, content):
+    for path in folder.glob("tokenizer*"):
+        path.unlink()
+    if content is not None:
+        (folder / "tokenizer.json").write_text(content)
+    with pytest.raises(ValueError, match=r"expected a tokenizer beside .*model.*save_pretrained"):
+        load_backbone(BackboneOptions(str(folder)))
+
+
+def test_weights_that_are_no_numbers_are_named_as_such(make_model, tokenizer, tmp_path):
+    model = make_model("llama")
+    decoder_of(model).layers[1].mlp.up_proj.weight[0, 0] = float("nan")
+    folder = save_causal(tmp_path / "diverged", model, tokenizer)
+    with pytest.raises(ValueError, match=r"diverged to tell texts apart.* not finite; its weights"):
+        load_policy(BackboneOptions(str(folder)))
+
+
 def test_an_unknown_model_says_where_it_was_sought():
     with pytest.raises(OSError, match="embedded model.*transformers folder.*hub"):
         load_backbone(BackboneOptions("nobody/nothing-of-this"))
@@ -178,11 +197,15 @@ def test_a_cut_file_is_not_used_and_a_changed_one_is_found(monkeypatch, tmp_path
         ("SmolLM2-135M-Instruct", "did you mean smollm2-135m, the embedded model"),
         ("empty", "expected a model in the folder empty, got one without config.json"),
         ("./nowhere", "expected a model folder at .*/nowhere, there is none"),
+        ("file.safetensors", "got the file file.safetensors; name the folder"),
+        ("file.gguf", "got the file file.gguf; make a folder of it .*gguf_file"),
     ],
 )
 def test_a_wrong_name_is_refused_before_the_hub_is_asked(monkeypatch, tmp_path, kind, name, said):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(PreTrainedConfig, "get_config_dict", None)
     (tmp_path / "empty").mkdir()
+    for suffix in ("gguf", "safetensors"):
+        (tmp_path / f"file.{suffix}").touch()
     with pytest.raises(FileNotFoundError, match=said):
         kind(BackboneOptions(name))

@@ -43,6 +43,15 @@ def tokenizer(chat_model_folder):
     return AutoTokenizer.from_pretrained(chat_model_folder)
 
 
+def test_a_chat_template_of_parts_alone_is_refused(tokenizer):
+    tokenizer.chat_template = (
+        "{% for m in messages %}<|im_start|>{{ m.role }}\n{% for part in m.content %}{{ part.text }}"
+        "{% endfor %}<|im_end|>\n{% endfor %}<|im_start|>assistant\n"
+    )
+    with pytest.raises(ValueError, match="write what is said.* got one that leaves it out; give"):
+        assistant_turn(tokenizer, CHAT)
+
+
 def by_template(tokenizer, messages, answer=None):
     """Token ids of the tokenizer's own chat template, up to the end of the assistant's turn."""
     if answer is None:

@@ -4,6 +4,7 @@ import copy
 
 import pytest
 import torch
+from peft import LoraConfig
 from transformers import (
     AutoModelForCausalLM,
     AutoModelForSequenceClassification,
@@ -205,6 +206,27 @@ def test_arguments_that_contradict_are_refused(loaded, change, said):
     model, tokenizer = loaded()
     with pytest.raises((TypeError, ValueError), match=said):
         Policy.from_pretrained(**{"model": model, "tokenizer": tokenizer, **change})
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"lora": True}, r"lora as a Lora, got bool; write Lora\(r=16"),
+        ({"lora": LoraConfig(r=2)}, "lora as a Lora, got LoraConfig"),
+        ({"template": "chat"}, r"template as a Template, got 'chat'; .*Template\(chat=True\)"),
+    ],
+)
+def test_arguments_of_another_kind_say_what_to_write(loaded, tiny_model_folder, change, said):
+    for given in (loaded(), (tiny_model_folder,)):
+        with pytest.raises(TypeError, match=said):
+            Policy.from_pretrained(*given, **change)
+    with pytest.raises(ValueError, match="expected r of at least 1, got 0"):
+        Lora(r=0)
+
+
+def test_a_device_may_be_torchs(tiny_model_folder):
+    policy = Policy.from_pretrained(tiny_model_folder, frozen=True, device=torch.device("cpu"))
+    assert policy.device.type == "cpu"
 
 
 def test_models_that_are_none_are_refused(loaded, tiny_reward_folder, tokenizer):

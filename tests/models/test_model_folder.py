@@ -1,6 +1,7 @@
 """A model takes the place of nothing, of an empty folder or of an earlier model; of nothing else."""
 
 import json
+import os
 
 import pytest
 
@@ -39,6 +40,17 @@ def test_what_is_no_model_is_never_replaced(policy, tmp_path, write):
         write(run, policy)
     assert (run / "checkpoints" / "last.ckpt").read_text() == "checkpoints/last.ckpt"
     assert {path.name for path in tmp_path.iterdir()} == {"base", "run"}
+
+
+@pytest.mark.parametrize("mask", [0o077, 0o002])
+def test_the_umask_says_who_may_read_a_model(tmp_path, mask):
+    before = os.umask(mask)
+    try:
+        with replaced_whole(tmp_path / "out"):
+            pass
+    finally:
+        os.umask(before)
+    assert (tmp_path / "out").stat().st_mode & 0o777 == 0o777 & ~mask
 
 
 @pytest.mark.parametrize("write", [save_policy, save_adapter])

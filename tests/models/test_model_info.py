@@ -76,6 +76,17 @@ def test_padding_is_always_a_row(tokenizer, make_model):
     assert info_of(tokenizer, make_model, rows=outside).pad_token_id == 1
 
 
+def test_a_token_of_texts_without_a_row_is_refused_and_a_special_one_is_not(tokenizer, make_model):
+    model = make_model("llama")
+    model.resize_token_embeddings(len(tokenizer))
+    tokenizer.add_special_tokens({"pad_token": "[PAD]"})
+    info = model_info("here", tokenizer, model, {})
+    assert (info.vocab_size, info.pad_token_id) == (len(tokenizer) - 1, 1)
+    tokenizer.add_tokens(["meow"])
+    with pytest.raises(ValueError, match=r"embedding of here .* 'meow' without one; take"):
+        model_info("here", tokenizer, model, {})
+
+
 def test_generation_settings_that_cannot_be_written_cost_no_export(tokenizer, make_model):
     odd = GenerationConfig(eos_token_id=[1, 7], pad_token_id=0)
     odd.temperature, odd.do_sample = 0.5, False

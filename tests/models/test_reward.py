@@ -5,7 +5,13 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from transformers import AutoModelForSequenceClassification, AutoTokenizer, PreTrainedConfig
+from transformers import (
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    OPTConfig,
+    OPTForCausalLM,
+    PreTrainedConfig,
+)
 from unpacked import unpack
 
 from rlaif_pl.models import reward as reward_file
@@ -166,6 +172,33 @@ def test_scoring_with_a_random_head_is_refused(options):
     with pytest.raises(ValueError, match="expected a reward folder with frozen=true, got .*llama"):
         RewardModel(source, frozen=True)
     RewardModel(source)  # to be trained
+
+
+def test_adapters_of_a_reward_model_are_to_be_merged(options, tmp_path):
+    written = {"base_model_name_or_path": options().name, "task_type": "SEQ_CLS"}
+    (tmp_path / "adapter_config.json").write_text(json.dumps(written))
+    for frozen in (True, False):
+        with pytest.raises(ValueError, match="got SEQ_CLS; merge them"):
+            RewardModel(BackboneOptions(str(tmp_path)), frozen=frozen)
+
+
+def test_states_may_be_narrower_than_the_layers(tokenizer, tmp_path):
+    config = OPTConfig(
+        vocab_size=320,
+        hidden_size=32,
+        word_embed_proj_dim=16,
+        ffn_dim=48,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        do_layer_norm_before=False,
+        eos_token_id=1,
+    )
+    folder = save_causal(tmp_path / "opt", OPTForCausalLM(config), tokenizer)
+    model = RewardModel(BackboneOptions(str(folder)))
+    train_a_few_steps(model)
+    model.save_pretrained(tmp_path / "reward")
+    again = RewardModel(BackboneOptions(str(tmp_path / "reward")), frozen=True)
+    torch.testing.assert_close(again(PROMPTS, RESPONSES), model(PROMPTS, RESPONSES).detach())
 
 
 def damaged(folder, rename=None):

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
+from transformers import AutoModelForSequenceClassification
 
 from rlaif_pl.recipes.rest import reward_identity
 from rlaif_pl.rl.function_reward import (
@@ -40,6 +41,21 @@ def test_it_may_return_a_tensor_that_has_a_gradient():
     )
 
 
+def test_what_is_no_reward_is_refused_with_what_to_write(tiny_model_folder):
+    model = AutoModelForSequenceClassification.from_pretrained(tiny_model_folder, num_labels=1)
+    for given, said in (
+        (model, "got LlamaForSequenceClassification; of a model or its folder make Rew"),
+        (
+            "runs/reward_model",
+            r"got str; of a model .*RewardModel.from_pretrained\(..., frozen=True",
+        ),
+        (NoReward, r"got the class NoReward; make an object of it: NoReward\(...\)"),
+        (None, "got NoneType"),
+    ):
+        with pytest.raises(TypeError, match=said):
+            as_reward(given)
+
+
 @pytest.mark.parametrize("reward", [words, [NoReward(), words], NoReward()])
 @pytest.mark.parametrize(
     ("prompts", "responses", "said"),
@@ -64,6 +80,7 @@ def test_prompts_and_responses_are_lists_of_one_length(reward, prompts, response
         ([1.0, None], "got None for response 2 of 2; return a number for every response, 0 where"),
         (["1", "2"], "got a list of str"),
         (None, "got NoneType"),
+        ((1.0 for _ in range(2)), "got generator"),
     ],
 )
 def test_wrong_rewards_are_refused(returned, said):

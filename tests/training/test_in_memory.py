@@ -2,9 +2,16 @@
 
 import pytest
 import torch
+from transformers import AutoModelForCausalLM
 
 from rlaif_pl.models import ActorCritic, Lora, Policy, RewardModel
-from rlaif_pl.training import A2CModule, PreferenceDataModule, RewardModule, SFTModule
+from rlaif_pl.training import (
+    A2CModule,
+    DPOModule,
+    PreferenceDataModule,
+    RewardModule,
+    SFTModule,
+)
 
 LORA = Lora(r=4, alpha=8)  # as in conftest.py
 
@@ -59,6 +66,39 @@ def test_in_memory_and_by_name_are_the_same_fit(build, sft, data, trainer, weigh
         found.append(weights(module))
     del files
     torch.testing.assert_close(*found, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("kind", [SFTModule, DPOModule, ActorCritic, RewardModel])
+def test_a_name_is_no_policy(kind, tiny_model_folder):
+    model = AutoModelForCausalLM.from_pretrained(tiny_model_folder)
+    for given, said in ((str(tiny_model_folder), "model'"), (model, "LlamaForCausalLM")):
+        with pytest.raises(
+            TypeError, match=rf"expected a Policy, got .*{said}; make one of a name"
+        ):
+            kind(given)
+
+
+def test_what_a_module_cannot_train_is_refused(sft, data, tiny_model_folder):
+    model = AutoModelForCausalLM.from_pretrained(tiny_model_folder)
+    with pytest.raises(TypeError, match="expected a RewardModel, got Policy; make one"):
+        RewardModule(sft)
+    with pytest.raises(TypeError, match="expected a Policy or an ActorCritic, got str"):
+        A2CModule("smollm2-135m", len)
+    made = torch.optim.SGD(sft.parameters(), lr=1.0)
+    with pytest.raises(
+        TypeError, match=r"optimizer to be what makes one.* got SGD; give the class"
+    ):
+        SFTModule(sft, optimizer=made)
+    with pytest.raises(TypeError, match="expected a tokenizer of transformers, got str"):
+        Policy.from_pretrained(model, "smollm2-135m")
+    with pytest.raises(ValueError, match=r"none are read yet; call setup\('fit'\)"):
+        data("pairs").train_dataloader()
+
+
+def test_a_plain_data_loader_is_refused(sft, trainer):
+    rows = torch.utils.data.DataLoader(["a", "b"], batch_size=2)
+    with pytest.raises(ValueError, match=r"PreferenceDataModule for SFTModule, got list; give"):
+        trainer(1).fit(SFTModule(sft, **recipe()), rows)
 
 
 def test_a2c_takes_a_policy_and_a_function(sft, data, trainer):

@@ -19,7 +19,7 @@ from rlaif_pl.cli.commands.help_text import add_group_helps, help_text
 from rlaif_pl.cli.commands.refusals import Refusal, refusal
 from rlaif_pl.cli.commands.values import keep_line_breaks
 from rlaif_pl.config_paths import find_config
-from rlaif_pl.pipeline.yaml_files import Value, flatten, read_yaml
+from rlaif_pl.pipeline.yaml_files import RepeatedKeyError, Value, flatten, read_yaml
 
 OF_CONFIGS = ("Problems parsing config", "Unexpected config", "Unable to load config")
 CONFIG = ("--config", "-c")
@@ -98,14 +98,19 @@ def hint(parser: argparse.ArgumentParser, found: Refusal) -> str:
 
 
 def place_of(found: Refusal, words: Sequence[str]) -> str | None:
-    """Return the config file among the words that has a key at fault; None if the words have it."""
+    """Return the config file among the words that has a key at fault; None if the words have it.
+
+    Of a key that is missing, the one that has the class.
+    """
     last = found.key.rpartition(".")[2]
     options = [word.partition("=")[0].removeprefix("--") for word in words if word.startswith("--")]
     # given as the key, or as one below a class that the key belongs to
     if not last or any(f".{option}".endswith(f".{found.key}") for option in options):
         return None
-    files = [file for *_, file in config_words(words)]
-    return next((f for f in reversed(files) if has_key(read_yaml(FOLDER.get() / f), last)), None)
+    files = [file for *_, file in config_words(words)][::-1]
+    given = [(file, read_yaml(FOLDER.get() / file)) for file in files]
+    names = [last] if found.option in ("", *options) else [last, found.option.rpartition(".")[2]]
+    return next((file for key in names for file, content in given if has_key(content, key)), None)
 
 
 def has_key(content: Value, key: str) -> bool:
@@ -128,7 +133,8 @@ def find_configs(words: Sequence[str]) -> list[str]:
 
     Raises:
         FileNotFoundError: There is no such config.
-        ValueError: One is not UTF-8; the parser's refusal would name no file.
+        ValueError: One is not UTF-8, where the parser's refusal would name no file; or it gives a key
+            twice, of which the parser would take the last without a word.
     """
     result = list(words)
     for place, option, name in config_words(words):
@@ -137,11 +143,16 @@ def find_configs(words: Sequence[str]) -> list[str]:
         try:
             if path.is_file():
                 path.read_text(encoding="utf-8")
+                read_yaml(path)
         except UnicodeDecodeError as error:
             raise ValueError(
                 f"expected {path} to be UTF-8, got bytes that are none ({error.reason}); save the "
                 "file as UTF-8"
             ) from error
+        except RepeatedKeyError:
+            raise
+        except ValueError:
+            pass  # which the parser refuses, too
     return result
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import importlib
 import inspect
+import itertools
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
@@ -36,6 +37,7 @@ NOT_OF_KIND = re.compile(
 NOT_CALLED_FOR = re.compile(
     r"Expected '([^']+)' to be a (function that returns|subclass of) (.+?)\.*$"
 )
+NO_CLASS_YET = re.compile(r"Does not implement protocol .* Got value: NestedArg\(key='([^']+)'")
 NO_PATH = re.compile(r"Expected a dot import path string: (.*)")
 NO_MAPPING = re.compile(r"Unable to load config '(.*)'")
 WRONG_TYPE = re.compile(r"Expected (?:an? )?(.+?)\. Got value: (.*)")
@@ -113,8 +115,10 @@ def refusal(parser: argparse.ArgumentParser, message: str) -> Refusal:
         return Refusal(f"expected a value after {found[1]}, got none")
     if found := re.match(r"argument (\S+): invalid (\w+) value: (.*)", message):
         return Refusal(f"expected {found[1]} to be {_type(found[2])}, got {found[3]}")
-    context = _Context()
     lines = message.splitlines()
+    if any(map(_is_missing, lines)):  # of a class that there is: no other reading of it is meant
+        return _missing(lines)
+    context = _Context()
     for number, line in enumerate(lines):
         context.enter(line)
         if definite := _definite(parser, context, line, lines[number:]):
@@ -123,6 +127,20 @@ def refusal(parser: argparse.ArgumentParser, message: str) -> Refusal:
     stripped = [line.strip() for line in lines if line.strip()]
     shown = explained(ValueError("\n".join(stripped[1:]))) if stripped[1:] else ""
     return Refusal(" ".join(filter(None, [stripped[0] if stripped else message, shown])))
+
+
+def _is_missing(line: str) -> bool:
+    return line.lstrip().startswith(REQUIRED)
+
+
+def _missing(lines: Sequence[str]) -> Refusal:
+    """Return the refusal of a class that was given without an argument that it needs."""
+    context = _Context()
+    for line in itertools.takewhile(lambda line: not _is_missing(line), lines):
+        context.enter(line)
+    names = next(filter(_is_missing, lines)).lstrip().removeprefix(REQUIRED).split(", ")
+    text = "expected {key}{of}, got none; give it under init_args"
+    return Refusal(text, context.key(" and ".join(names)), context.owner, (), context.option)
 
 
 def _definite(
@@ -144,6 +162,11 @@ def _definite(
         kind = f"subclass of {bases}"
         kind += ", or a function that declares to return one" * (found[2][0] == "f")
         return _refused_object(context, found[1], kind)
+    if found := NO_CLASS_YET.search(line):
+        text = (
+            f"expected a class for {{key}} before its key {found[1]}, got none; give {{key}} CLASS"
+        )
+        return context.refuses(text)
     if found := NO_PATH.search(line):
         text = f"expected {{key}} to be a class (such as package.module.Class), got {found[1]!r}"
         return context.refuses(text)

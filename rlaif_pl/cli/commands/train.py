@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from filelock import BaseFileLock, FileLock, Timeout
 from jsonargparse import Namespace, _typehints
 from jsonargparse._util import import_object
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+from lightning.pytorch.utilities.exceptions import SIGTERMException
 from lightning.pytorch.utilities.rank_zero import rank_zero_info
 from typing_extensions import override
 
@@ -28,6 +31,7 @@ from rlaif_pl.training.callbacks.slurm_requeue import add_requeue
 from rlaif_pl.training.trainer_check import INSTEAD, check_sharding
 
 DEFAULT_ROOT = "runs/fit"
+PATIENCE = 5.0  # seconds for another fit to leave the folder: one that was killed needs a moment
 RESOLVED = "resolved_config.yaml"  # with every default, and the callbacks that were really used
 # Warnings that say nothing to the user of a command, each with the reason it is left out.
 UNHELPFUL = (
@@ -96,6 +100,7 @@ class CommandLine(LightningCLI):
 
     peers: peers.Peers | None = None
     fitting: Trainer | None = None
+    lock: BaseFileLock | None = None  # of the folder that a fit works in
     restarted_by = ""  # torchrun or SLURM, which give the same words again
     command = "fit"
 
@@ -142,6 +147,7 @@ class CommandLine(LightningCLI):
         if self.trainer.is_global_zero:
             folder = Path(self.trainer.default_root_dir)
             folder.mkdir(parents=True, exist_ok=True)
+            type(self).lock = held_alone(folder)
             text = self._parser("fit").dump(self.config["fit"], skip_validation=True)
             (folder / RESOLVED).write_text(text, encoding="utf-8")
         add_requeue(self.trainer)
@@ -224,6 +230,7 @@ def train(words: list[str]) -> int:
     by_torchrun = peers.meet()
     CommandLine.restarted_by = "torchrun" if by_torchrun else "SLURM" if is_requeued() else ""
     CommandLine.peers, CommandLine.fitting, CommandLine.command = None, None, words[0]
+    CommandLine.lock = None
     try:
         CommandLine(
             LightningModule,
@@ -240,8 +247,13 @@ def train(words: list[str]) -> int:
             args=words,
         )
     except BaseException as error:
-        if isinstance(error.__context__, KeyboardInterrupt) and CommandLine.fitting is not None:
-            rank_zero_info(how_to_go_on(newest_checkpoint(CommandLine.fitting)))
+        stopped = stopped_by(error)
+        if stopped is not None and isinstance(error, SystemExit):
+            error.code = (
+                128 + stopped
+            )  # Lightning ends with 1, or 0: what waits for the fit would go on
+            if CommandLine.fitting is not None:
+                rank_zero_info(how_to_go_on(newest_checkpoint(CommandLine.fitting)))
         others = CommandLine.peers
         if others is None:
             raise
@@ -251,9 +263,32 @@ def train(words: list[str]) -> int:
             raise RuntimeError(message) from error
         others.stop(str(error) or type(error).__name__)
         raise
+    finally:
+        if CommandLine.lock is not None:
+            CommandLine.lock.release()
     if CommandLine.peers is not None:
         CommandLine.peers.stop()
     return 0
+
+
+def held_alone(folder: Path) -> BaseFileLock:
+    """Keep other fits, which would mix checkpoints, out of a folder; ValueError: one is in it."""
+    lock = FileLock(folder / ".fit.lock", timeout=PATIENCE)
+    try:
+        lock.acquire()
+    except Timeout as error:
+        raise ValueError(
+            f"expected a folder that no other fit works in, got {folder}; wait for that to end, or "
+            "name another with --trainer.default_root_dir"
+        ) from error
+    return lock
+
+
+def stopped_by(error: BaseException) -> int | None:
+    """Return the number of the signal with which Lightning ended a fit; None where none did."""
+    if isinstance(error, SIGTERMException):
+        return signal.SIGTERM
+    return signal.SIGINT if isinstance(error.__context__, KeyboardInterrupt) else None
 
 
 def how_to_go_on(last: str | None) -> str:

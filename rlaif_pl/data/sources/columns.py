@@ -9,7 +9,7 @@ from typing import get_args
 
 from rlaif_pl.data.files import RawRow
 from rlaif_pl.data.records import check, columns_in, group_of, group_text, is_gap
-from rlaif_pl.data.sources.messages import read_exchange
+from rlaif_pl.data.sources.messages import ends_in_a_question, read_exchange
 from rlaif_pl.data.splits import chosen_is_first
 from rlaif_pl.text import shown
 from rlaif_pl.types import Preference, Prompt, Provenance, Source
@@ -34,11 +34,17 @@ class Columns:
         self.theirs = dict(theirs or {})
         self.is_table = is_table
 
-    def prompt(self, row: RawRow) -> Prompt | str:
-        """Read a prompt with any ``completion`` or ``reference``; or why the row is left out."""
+    def prompt(self, row: RawRow, *, answered: bool = False) -> Prompt | str:
+        """Read a prompt with any ``completion`` or ``reference``; or why the row is left out.
+
+        Messages that end in a user's are a prompt whole; where they are to be ``answered``, an error.
+        """
         references = ("reference",) if self.is_table else ("completion", "messages")
         there = [name for name in references if self._value(row, name) is not None][:1]
-        found = self._texts(row, *(there or (() if self.is_table else CHOICE)))
+        if not answered and there == ["messages"] and self._asks(row):
+            there, found = [], read_exchange(row, self._named("messages"), ())
+        else:
+            found = self._texts(row, *(there or (() if self.is_table else CHOICE)))
         if isinstance(found, str):
             return found
         read = map(self._named, ("prompt", "group", "first", "second", *CHOICE, *references))
@@ -81,6 +87,11 @@ class Columns:
         provenance = Provenance(strategy="human" if source == "human" else None)
         pair = Preference(prompt, first, second, group, p, weight, source, provenance)
         return check(pair, row.where)
+
+    def _asks(self, row: RawRow) -> bool:
+        """Tell whether a row's messages are the prompt, whole: nobody answers the last."""
+        has_prompt = self._value(row, "prompt") is not None
+        return not has_prompt and ends_in_a_question(self._value(row, "messages"))
 
     def _named(self, name: str) -> str:
         return self.theirs.get(name, name)

@@ -17,7 +17,7 @@ from rlaif_pl.data.records import decode_all
 from rlaif_pl.data.sources.columns import Columns
 from rlaif_pl.data.sources.openai_comparisons import read_comparisons
 from rlaif_pl.data.sources.rows import WITH_COLUMNS, open_rows
-from rlaif_pl.data.sources.source import Data, DataSource, Format, memory_rows, named
+from rlaif_pl.data.sources.source import NAMES, Data, DataSource, Format, memory_rows, named
 from rlaif_pl.data.splits import group_position
 from rlaif_pl.types import Preference, Prompt
 
@@ -76,7 +76,7 @@ def load_prompts(data: Data) -> Sequence[Prompt]:
 
 def load_demonstrations(data: Data) -> Sequence[Prompt]:
     """Read prompts as ``load_prompts``, but each different reference of a prompt once."""
-    found = _all_prompts(data)
+    found = _all_prompts(data, answered=True)
     codes = key_codes((prompt.group, prompt.text, prompt.reference) for prompt in found)
     return _kept_prompts(data, select(found, first_places(codes)), "demonstrations")
 
@@ -110,7 +110,7 @@ def _located(source: DataSource, kind: Literal["pairs", "prompts"]) -> DataSourc
 def _opened(
     data: Data, kind: Literal["pairs", "prompts"]
 ) -> tuple[DataSource, Format, Iterator[RawRow]]:
-    rows = None if isinstance(data, DataSource | str) else memory_rows(data)
+    rows = None if isinstance(data, (DataSource, *NAMES)) else memory_rows(data)
     source = named(data)
     return source, *open_rows(_located(source, kind), rows)
 
@@ -129,7 +129,7 @@ def _read_pairs(source: DataSource, found: Format, rows: Iterable[RawRow]) -> Lo
     )
 
 
-def _all_prompts(data: Data) -> Sequence[Prompt]:
+def _all_prompts(data: Data, *, answered: bool = False) -> Sequence[Prompt]:
     source, found, rows = _opened(data, "prompts")
     if found == "prompts":
         return DiskRows(prompt for _, prompt in decode_all(Prompt, rows))
@@ -137,7 +137,7 @@ def _all_prompts(data: Data) -> Sequence[Prompt]:
         pairs = _read_pairs(source, found, rows).rows
         return DiskRows(Prompt(pair.prompt, pair.group) for pair in pairs)
     columns = Columns(source.columns, is_table=found == "columns")
-    kept, dropped = gathered(columns.prompt(row) for row in rows)
+    kept, dropped = gathered(columns.prompt(row, answered=answered) for row in rows)
     if dropped:
         reasons = ", ".join(f"{reason} ({count})" for reason, count in dropped.items())
         logger.warning("%s: left out %d rows: %s", source.name, sum(dropped.values()), reasons)

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
-from typing import NamedTuple, cast
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, NamedTuple, cast
 
 from rlaif_pl.data.files import RawRow
 from rlaif_pl.text import shown
@@ -12,8 +12,11 @@ from rlaif_pl.types import Conversation, Message, Role
 
 ASSISTANT = "\n\nAssistant:"
 SYSTEM = "\n\nSystem:"
-SPEAKERS = {"user": "\n\nHuman:", "assistant": ASSISTANT, "system": SYSTEM, "developer": SYSTEM}
+SPEAKERS = {"user": "\n\nHuman:", "assistant": ASSISTANT, "system": SYSTEM}
+SAME: dict[str, Role] = {"developer": "system", "human": "user", "gpt": "assistant"}
 ROLES: dict[str, Role] = {"Human": "user", "Assistant": "assistant", "System": "system"}
+KEYS = (("role", "from"), ("content", "value"))  # of a message, and as ShareGPT has them
+_WRITTEN = re.compile(r"""\s*\[\s*\{\s*(['"])(role|content|from|value)\1\s*:""")
 _TURN = re.compile(f"\n\n({'|'.join(ROLES)}):")
 TEXT_PARTS = ("text", "input_text", "output_text")
 CALLS = ("tool_calls", "function_call")
@@ -52,6 +55,9 @@ def read_exchange(row: RawRow, prompt: str, answers: Sequence[str]) -> list[str]
             if isinstance(text, str) and ASSISTANT not in text:
                 raise row.wrong(f"{name!r} to be a dialogue with {ASSISTANT!r}", shown(text), do)
         names = " and ".join(map(repr, answers))
+        if len(answers) == 1:
+            do = "give rows without a response as prompts"
+            raise row.wrong(f"{names} to hold a prompt and a response", "one message", do)
         counts = " and ".join(str(len(_listed(row, name)) or "no") for name in answers)
         raise row.wrong(f"{names} to share all messages but the last", f"{counts} messages", do)
     for name, side in zip(answers, sides, strict=True):
@@ -64,6 +70,22 @@ def read_exchange(row: RawRow, prompt: str, answers: Sequence[str]) -> list[str]
     said = before if isinstance(before, str) else as_text(before)
     text = _joined(row, prompt, before) if has_prompt else said
     return ELSEWHERE if text is None else [text, *(each.answer for each in sides)]
+
+
+def ends_in_a_question(value: object) -> bool:
+    """Tell whether a column holds messages of which the last is the user's, so that none answers."""
+    last = value[-1] if isinstance(value, list) and value else None
+    return isinstance(last, Mapping) and _values(last)[0] == "user"
+
+
+def refuse_written_list(row: RawRow, names: Iterable[str]) -> None:
+    """Refuse a list of messages that was made text, as a table of pandas holds it in a CSV file."""
+    for name in names:
+        value = row.fields.get(name)
+        if isinstance(value, str) and _WRITTEN.match(value) and value.rstrip().endswith("]"):
+            expected = f"{name!r} to be text or a list of messages"
+            do = "write the rows as JSON lines or Parquet, where lists stay lists"
+            raise row.wrong(expected, "a list of messages written as text", do)
 
 
 def split_dialogue(text: str) -> tuple[str, str]:
@@ -137,7 +159,11 @@ def _joined(row: RawRow, name: str, before: str | list[Message]) -> str | None:
 def _conversation(row: RawRow, name: str) -> str:
     """Return a prompt's column as text, white space in front included: it belongs to dialogues."""
     value = row.fields.get(name)
-    text = with_turns(value) if isinstance(value, str) else as_text(_messages(row, name))
+    messages = [] if isinstance(value, str) else _messages(row, name)
+    if messages and messages[-1].role == "assistant":
+        do = f"map it as `columns: {{messages: {name}}}` if that is the response, or leave it out"
+        raise row.wrong(f"{name!r} to end where a response begins", "a response in it", do)
+    text = with_turns(value) if isinstance(value, str) else as_text(messages)
     if not text.strip():
         raise row.wrong(f"{name!r} to be some text", "none", "fix the row")
     return text
@@ -167,7 +193,7 @@ def _message(item: object) -> Message:
     """Read one message; ValueError says what it has, as in "message 2 with ..."."""
     if not isinstance(item, Mapping):
         raise ValueError(f"that is {shown(item)}")
-    role, content = item.get("role"), item.get("content")
+    role, content = _values(item)
     if not isinstance(role, str) or role not in SPEAKERS:
         raise ValueError(f"of the role {shown(role)}" if role else "without a role")
     if any(item.get(name) for name in CALLS):
@@ -176,7 +202,13 @@ def _message(item: object) -> Message:
         content = "\n".join(_part(part) for part in content)
     if not isinstance(content, str):
         raise ValueError(f"with {shown(content)} as content" if content else "without content")
-    return Message("system" if role == "developer" else cast(Role, role), content.strip())
+    return Message(cast(Role, role), content.strip())
+
+
+def _values(item: Mapping[Any, object]) -> tuple[object, object]:
+    """Return role, as we call it, and content of a message, by their usual names or ShareGPT's."""
+    role, content = (item.get(ours, item.get(theirs)) for ours, theirs in KEYS)
+    return SAME.get(role, role) if isinstance(role, str) else role, content
 
 
 def _part(part: object) -> str:
@@ -194,5 +226,5 @@ def _part(part: object) -> str:
 
 
 def _no_messages(row: RawRow, name: str, got: str) -> ValueError:
-    kinds = f"messages with role ({', '.join(SPEAKERS)}) and text as content"
+    kinds = f"messages with role ({', '.join([*SPEAKERS, *SAME])}) and text as content"
     return row.wrong(f"{name!r} to be text or a list of {kinds}", got, "fix, leave out or map it")

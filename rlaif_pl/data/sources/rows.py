@@ -9,8 +9,9 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rlaif_pl.data.files import RawRow, data_files, is_data_file, read_rows, undamaged
-from rlaif_pl.data.sources.source import DataSource, Format
+from rlaif_pl.data.files import TABLES, RawRow, data_files, is_data_file, read_rows, undamaged
+from rlaif_pl.data.sources.messages import refuse_written_list
+from rlaif_pl.data.sources.source import TEXTS, DataSource, Format
 from rlaif_pl.text import MOST_SHOWN
 
 if TYPE_CHECKING:
@@ -46,6 +47,9 @@ def open_rows(
     if found == "auto":
         found = detect(head, source)
         logger.info("%s: reading as %s", source.name, found)
+    if found in WITH_COLUMNS:
+        theirs = source.columns or {}
+        refuse_written_list(head, [theirs.get(name, name) for name in (*TEXTS, "completion")])
     for option, formats in OPTIONS.items():  # those that would be ignored
         if getattr(source, option) not in (None, False, {}) and found not in formats:
             raise ValueError(
@@ -62,6 +66,8 @@ def detect(row: RawRow, source: DataSource) -> Format:
     has_choice = {chosen, rejected} <= fields.keys()
     # without a prompt, mapped or not, the responses repeat it
     has_prompt = "prompt" in theirs or fields.get("prompt") is not None
+    if "messages" in theirs:
+        return "trl"
     if theirs and (has_prompt or not has_choice):
         return "columns"
     if {"info", "summaries", "choice"} <= fields.keys():
@@ -70,9 +76,9 @@ def detect(row: RawRow, source: DataSource) -> Format:
         is_dialogue = isinstance(fields[chosen], str) and fields.get("prompt") is None
         return "hh" if is_dialogue and "\n\nAssistant:" in str(fields[chosen]) else "trl"
     if {"prompt", "first", "second"} <= fields.keys():
-        # numbers are text in a CSV file (FILE:LINE), whose first row may have none
+        # numbers are text in a table (FILE:LINE), whose first row may have none
         path, _, line = row.where.rpartition(":")
-        is_csv = line.isdecimal() and path.removesuffix(".gz").endswith(".csv")
+        is_csv = line.isdecimal() and path.lower().removesuffix(".gz").endswith(TABLES)
         in_text = is_csv or "label" in fields or isinstance(fields.get("p_first"), str)
         return "columns" if in_text else "preferences"
     if {"text", "group", "columns"} <= fields.keys():
@@ -86,7 +92,8 @@ def detect(row: RawRow, source: DataSource) -> Format:
     raise ValueError(
         f"{row.where}: cannot tell the format from the fields {', '.join(sorted(fields))}; expected "
         "prompt/first/second, prompt/chosen/rejected, prompt/completion, messages, "
-        "info/summaries/choice or text; name yours: `columns: {prompt: THEIRS, ...}`"
+        "info/summaries/choice or text; name yours: `columns: {prompt: THEIRS, ...}`, or "
+        "`columns: {messages: THEIRS}` for whole conversations"
     )
 
 

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+
+import numpy as np
 
 from rlaif_pl.data.files import RawRow
 from rlaif_pl.data.records import record_fields
 from rlaif_pl.text import shown, whole_characters
 from rlaif_pl.types import Preference, Prompt
 
+NAMES = (str, os.PathLike)  # what names data, where it is no DataSource
 HARMFUL_NAMES = ("harmless", "red-team", "red_team", "redteam")  # of data about harm, HH's included
 Format = Literal["auto", "preferences", "prompts", "columns", "openai_comparisons", "hh", "trl"]
-TEXTS = ("prompt", "first", "second", "chosen", "rejected", "reference")
+TEXTS = ("prompt", "first", "second", "chosen", "rejected", "reference", "messages")
 OUR_COLUMNS = (*TEXTS, "p_first", "p_chosen", "label", "weight", "group")
 
 
@@ -66,6 +70,7 @@ class DataSource:
     create_with: str | None = None
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "name", os.fspath(self.name))  # a Path in Python
         if not self.name:
             raise ValueError("expected the name of a data set, got an empty one")
         if unknown := [name for name in self.columns or {} if name not in OUR_COLUMNS]:
@@ -88,7 +93,8 @@ class DataSource:
 
 def is_sensitive(source: object) -> bool:
     """Tell whether a source's texts should not be shown unasked: as it says, or else by its name."""
-    source = DataSource(source) if isinstance(source, str) else source
+    if isinstance(source, NAMES):
+        source = DataSource(os.fspath(source))
     if not isinstance(source, DataSource):
         return False
     if source.sensitive is not None:
@@ -105,7 +111,7 @@ Records: TypeAlias = (
 if TYPE_CHECKING:  # what a config can say is a name
     import datasets
 
-    Data: TypeAlias = DataSource | str | Records | datasets.Dataset
+    Data: TypeAlias = DataSource | str | os.PathLike[str] | Records | datasets.Dataset
 else:
     Data = DataSource | str
 
@@ -114,7 +120,7 @@ def named(data: Data) -> DataSource:
     """Return the source that data come from; records in memory come from one without a name."""
     if isinstance(data, DataSource):
         return data
-    return DataSource(data if isinstance(data, str) else "records in memory")
+    return DataSource(os.fspath(data) if isinstance(data, NAMES) else "records in memory")
 
 
 def memory_rows(records: Records | datasets.Dataset) -> Iterator[RawRow]:
@@ -138,4 +144,15 @@ def memory_rows(records: Records | datasets.Dataset) -> Iterator[RawRow]:
         if not isinstance(fields, Mapping):
             kinds = "a Preference, a Prompt, a dict or a text"
             raise TypeError(f"record {number}: expected {kinds}, got {shown(record)}")
-        yield RawRow(f"record {number}", whole_characters(dict(fields)))
+        if odd := [name for name in fields if not isinstance(name, str)]:
+            raise TypeError(f"record {number}: expected columns named by text, got {shown(odd[0])}")
+        yield RawRow(f"record {number}", whole_characters(_plain(fields)))
+
+
+def _plain(value: Any) -> Any:
+    """Return a value with lists and numbers of Python in place of arrays (tables of pandas), tuples."""
+    if isinstance(value, Mapping):
+        return {name: _plain(each) for name, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(each) for each in value]
+    return _plain(value.tolist()) if isinstance(value, np.ndarray | np.generic) else value

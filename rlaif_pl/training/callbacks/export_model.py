@@ -17,6 +17,8 @@ from rlaif_pl.training.base import TrainableModule
 class ExportModel(Callback):
     """Calls the module's ``export`` at the end of a fit, on rank 0; looks before it whether it can.
 
+    Under ``fast_dev_run`` it only looks.
+
     Args:
         folder: Where to; a relative path is below ``trainer.default_root_dir``. An earlier model there
             is replaced; anything else is refused before training.
@@ -35,7 +37,7 @@ class ExportModel(Callback):
 
     @override
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if trainer.interrupted:
+        if trainer.interrupted or trainer.fast_dev_run:  # type: ignore[attr-defined]
             return
         module = _exporter(pl_module)
         module.gather_weights()

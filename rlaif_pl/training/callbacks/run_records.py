@@ -22,7 +22,7 @@ from typing_extensions import override
 from rlaif_pl.data.csv_rows import Cell, read_table, write_table
 from rlaif_pl.data.disk import replace_end
 from rlaif_pl.data.metric_files import write_json, write_metrics
-from rlaif_pl.data.sources import DataSource, is_sensitive
+from rlaif_pl.data.sources import is_sensitive
 from rlaif_pl.errors import at_least
 from rlaif_pl.ops import backend_of
 from rlaif_pl.ops._library import OPS
@@ -39,7 +39,7 @@ def _place(trainer: Trainer, name: str) -> Path:
 
 
 class MetricsFile(Callback):
-    """Writes ``<default_root_dir>/metrics.json`` at the end of a fit or validation.
+    """Writes ``<default_root_dir>/metrics.json`` at the end of a fit or validation that is no try.
 
     Values come from ``trainer.callback_metrics``, and from the checkpoint where a fit that was resumed
     did not log them again. One that is not finite is written as ``null``, with a warning.
@@ -96,7 +96,7 @@ class MetricsFile(Callback):
 
     def _write(self, trainer: Trainer) -> None:
         metrics = self._values(trainer)
-        if not trainer.is_global_zero:
+        if not trainer.is_global_zero or trainer.fast_dev_run:  # type: ignore[attr-defined]
             return
         missing = [name for name, value in metrics.items() if not math.isfinite(value)]
         if missing:
@@ -239,7 +239,7 @@ class SampleTable(Callback):
         # Python numbers, whatever they came as
         shown = [(int(n), one, two, float(r)) for n, one, two, r in samples[: self.num_samples]]
         source = getattr(getattr(trainer, "datamodule", None), "source", None)
-        is_shown = not (isinstance(source, DataSource | str) and is_sensitive(source))
+        is_shown = not is_sensitive(source)
         if not (is_shown if self.show_text is None else self.show_text):
             shown = [(n, concealed(one), concealed(two), reward) for n, one, two, reward in shown]
         self._write(trainer, shown)

@@ -76,6 +76,14 @@ def refused(capsys):
             ["evaluate", "reward", "--reward=no_module.mine", "--gold=x", "--out=y"],
             "got 'no_module.mine': there is no module no_module",
         ),
+        (
+            ["evaluate", "reward", "--reward.backbone.name=x", "--data=x", "--out=y"],
+            "expected a class for --reward before its key backbone.name, got none",
+        ),
+        (
+            ["fit", "--config=quickstart/sft.yaml", "--trainer.callbacks=EarlyStopping"],
+            "expected monitor of EarlyStopping, got none; give it under init_args",
+        ),
         (["fit", "--data.prefrences=x"], "did you mean --data.preferences?\n"),
         (["label", "--pairs=x", "--out=y", "z"], "expected options after python -m rlaif_pl label"),
     ],
@@ -94,6 +102,11 @@ def test_a_wrong_option_is_answered_in_a_line(refused, words, expected):
             "label",
             {"labeler": {"class_path": LABELER, "init_args": {"bakend": "x"}}},
             "unknown key bakend of PairwiseLabeler; did you mean backend?",
+        ),
+        (
+            "fit",
+            {"trainer": {"logger": {"class_path": "lightning.pytorch.loggers.CSVLogger"}}},
+            "expected save_dir of CSVLogger, got none; give it under init_args",
         ),
         ("sample", {"sampling": "hot"}, "expected sampling to be a mapping of keys, got 'hot'"),
         ("fit", {"trainer": {"max_stepz": 1}}, "unknown key trainer.max_stepz; did you mean"),

@@ -35,6 +35,48 @@ def test_messages_that_nobody_answered_are_refused_by_line(write):
         load_demonstrations(write({"messages": said(HI, YES, WHY)}))
 
 
+def test_prompts_may_be_messages_that_nobody_answered(write):
+    rows = load_prompts(write({"messages": said(HI, YES, WHY)}, {"messages": said(HI)}))
+    assert [(row.text, row.reference, len(row.messages)) for row in rows] == [
+        (HH, None, 3),
+        ("Hi", None, 1),
+    ]
+
+
+def test_sharegpt_conversations_are_read_by_their_column(write):
+    turns = [{"from": "human", "value": "Hi"}, {"from": "gpt", "value": "Yes?"}]
+    path = write({"conversations": turns, "id": "7"})
+    with pytest.raises(ValueError, match="columns: {messages: THEIRS}"):
+        load_demonstrations(path)
+    with pytest.raises(
+        ValueError, match="got a response in it; .*columns: {messages: conversations}"
+    ):
+        load_prompts(DataSource(path, columns={"prompt": "conversations"}))
+    (row,) = load_demonstrations(DataSource(path, columns={"messages": "conversations"}))
+    assert (row.text, row.reference, row.columns) == ("Hi", "Yes?", {"id": "7"})
+    sides = {
+        "conversations": turns[:1],
+        "chosen": turns[1],
+        "rejected": turns[1] | {"value": "No."},
+    }
+    (pair,) = load_preferences(DataSource(write(sides), columns={"prompt": "conversations"})).rows
+    assert {pair.first, pair.second} == {"Yes?", "No."}
+
+
+@pytest.mark.parametrize("written", [json.dumps, str])
+def test_messages_that_became_text_are_refused(write, written):
+    rows = [{"prompt": "Hi", "chosen": said(HI, YES), "rejected": said(HI, BAD)}]
+    text = [
+        {name: written(v) if name != "prompt" else v for name, v in row.items()} for row in rows
+    ]
+    with pytest.raises(
+        ValueError, match=r"rows.jsonl:1: expected 'chosen' .* written as text; write"
+    ):
+        load_preferences(write(*text))
+    with pytest.raises(ValueError, match="expected 'messages' .* written as text"):
+        load_demonstrations(write({"messages": written(said(HI, YES))}))
+
+
 def exchange(chosen, rejected, **more):
     row = RawRow("rows.jsonl:7", {"chosen": chosen, "rejected": rejected, **more})
     return read_exchange(row, "prompt", ("chosen", "rejected"))
