@@ -59,6 +59,7 @@ class CausalModel(nn.Module):
         warn_of_doubled(tokenizer, template, info.name)
         # Of the loaded weights; who loads them says which they are.
         self.fingerprint, self.base = UNNAMED, UNNAMED
+        self.started_from = UNNAMED  # fingerprint of the weights that a role begins with
         # Whether the weights without adapters are those that `base` names: not where some were folded
         # in, trained whole, left out, or handed over.
         self.rests_on_base = True

@@ -181,7 +181,7 @@ def for_role(policy: AnyModel, lora: Lora | None, seed: int, *, writes: bool = T
         head = _own_head(policy, top).requires_grad_(True).float()
     twin = _twin(policy, top, head)
     twin.rests_on_base = policy.rests_on_base and lora is not None
-    twin.lora = lora
+    twin.lora, twin.started_from = lora, policy.fingerprint
     return twin
 
 

@@ -28,6 +28,7 @@ from typing_extensions import override
 from rlaif_pl.data.checksum import DamagedFileError, is_whole, parts_of, previous_of, seal, verify
 from rlaif_pl.data.disk import replaced
 from rlaif_pl.models.causal import CausalModel
+from rlaif_pl.models.model_info import UNNAMED
 from rlaif_pl.training.sharding import DIVIDED, joined
 
 # Keys of a checkpoint: what its models were, by place, and a hash of frozen weights without a name.
@@ -216,6 +217,9 @@ def models_of(module: LightningModule) -> dict[str, dict[str, str]]:
             architecture = f"{model.config.model_type} of {size}, {text.vocab_size} tokens"
             digest = tokenizer_digest(model.tokenizer)
             found[name] = {"architecture": architecture, "tokenizer": digest}
+            if model.started_from != UNNAMED:  # the checkpoint does not hold what is not trained
+                base, _, _ = model.started_from.rpartition(":")  # whatever the precision
+                found[name]["base"] = base
     return found
 
 

@@ -9,6 +9,7 @@ import shutil
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from transformers import AutoTokenizer
 
 from rlaif_pl.data.checksum import DamagedFileError, is_whole, part_name, previous_of, verify
@@ -207,6 +208,25 @@ def test_another_tokenizer_or_architecture_is_named(
     )
     with pytest.raises(ValueError, match="architecture of policy .llama of 3 layers.*of 4 layers"):
         trainer(2).fit(cut, data, ckpt_path=last)
+
+
+def test_another_base_of_the_same_shape_is_named(build, trainer, tiny_model_folder, tmp_path):
+    module, data = build("sft")
+    trainer(1, tmp_path / "kept").fit(module, data)
+    last = tmp_path / "kept" / "last.ckpt"
+    same, other = tmp_path / "same", tmp_path / "other"
+    for folder in (same, other):
+        shutil.copytree(tiny_model_folder, folder)
+    weights = load_file(other / "model.safetensors")
+    save_file(
+        {k: v + 0.01 for k, v in weights.items()}, other / "model.safetensors", {"format": "pt"}
+    )
+    for folder, precision in ((same, "float32"), (same, "bfloat16")):  # wherever it lies
+        options = BackboneOptions(str(folder), trunk_layers=2, dtype=precision)
+        trainer(2).fit(*build("sft", backbone=options), ckpt_path=last)
+    options = BackboneOptions(str(other), trunk_layers=2)
+    with pytest.raises(ValueError, match="the base of policy .llama@.*, got one of another base"):
+        trainer(2).fit(*build("sft", backbone=options), ckpt_path=last)
 
 
 def test_weights_of_another_shape_are_named(build, trainer, tmp_path):
