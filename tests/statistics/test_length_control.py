@@ -19,7 +19,6 @@ def rate(wins, a, b, **options):
 def test_equal_lengths_give_the_plain_win_rate():
     wins = np.array([1, 0, 1, 1] * 10)
     assert rate(wins, np.full(40, 90), np.full(40, 90)).value == pytest.approx(0.75, abs=1e-3)
-    assert rate(wins, np.full(40, 120), np.full(40, 90)).value == pytest.approx(0.75, abs=1e-3)
 
 
 def test_two_ratios_by_hand():
@@ -128,3 +127,11 @@ def test_hardly_any_loss_does_not_claim_certainty():
     assert rate([1] * 120, lengths, [80] * 120, groups=owners).low == pytest.approx(
         wilson(12, 12).low
     )
+
+
+def test_one_ratio_of_all_says_nothing_of_equal_length():
+    for ratio in (2, 9):
+        found = rate([1, 1, 0, 1] * 10, [100 * ratio] * 40, [100] * 40)
+        assert np.isnan(found.value)
+        assert found.n == 40
+    assert np.isnan(rate([1, 0], [500, 900], [100, 100]).value)  # both count as LARGEST_RATIO
