@@ -302,6 +302,19 @@ def standard_error_of(interval: Interval) -> float:
     return (interval.high - interval.low) / (2 * Z)
 
 
+def standard_error_at_half(interval: Interval) -> float:
+    """Standard error that this sample would have of a share of one half; NaN without limits.
+
+    A share near 0 or 1 has a small error, which says nothing of how small a distance from one half is
+    found: with as many trials as the interval is worth (its rows, at exactly 0 or 1) it is
+    ``0.5 / sqrt(trials)``.
+    """
+    error, spread = standard_error_of(interval), interval.value * (1 - interval.value)
+    if math.isnan(error):
+        return math.nan
+    return 0.5 * error / math.sqrt(spread) if spread > SAME else 0.5 / math.sqrt(interval.n)
+
+
 def two_sided_p_value(interval: Interval, null: float) -> float:
     """P-value of ``null`` from an interval, by a normal as wide as the side that faces ``null``.
 
