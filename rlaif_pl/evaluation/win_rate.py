@@ -216,5 +216,7 @@ def _by_label(pairs: Pairs, judge: Labeler) -> list[float | str]:
         label.provenance.failure or "unlabeled"
         if label.p_first is None
         else float(side(np.array(label.p_first - 0.5)))
+        if math.isfinite(label.p_first)
+        else "nonfinite"
         for label in labeled
     ]

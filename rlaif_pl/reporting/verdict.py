@@ -9,6 +9,7 @@ like.
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
@@ -46,12 +47,16 @@ HEADLINES: dict[State, tuple[State, str]] = {
     "good": ("good", "The policy improved, and a judge that did not train it agrees."),
     "bad": (
         "bad",
-        "The policy improved by its own reward and got worse for an independent judge: this is what "
-        "reward hacking looks like.",
+        f"{TRAINED} and got worse for an independent judge: this is what reward hacking looks like.",
     ),
     "missing": ("unclear", f"{TRAINED}; no independent judge was asked."),
     "unclear": ("unclear", f"{TRAINED}; an independent judge neither confirms nor denies it."),
 }  # of a policy that improved, by what an independent judge says
+AT_EQUAL_LENGTH = (
+    "The policy improved, and a judge that did not train it agrees, but not at equal length: what it "
+    "prefers may be the length."
+)
+BESIDE: dict[State, str] = {"good": "better", "bad": "worse", "unclear": "no difference shown"}
 
 
 def state_of(found: Interval, level: float) -> State:
@@ -102,16 +107,28 @@ def judge(run: Run) -> RunVerdict:
     is_study = any(stage.results and not stage.ran(*OF_TRAINING) for stage in run.stages)
     if is_study and all(finding.state == "missing" for finding in findings):
         return RunVerdict("missing", "A study: what it found is in the tables below.", ())
-    return RunVerdict(*_headline({finding.state for finding in own}, independent.state), findings)
+    return RunVerdict(
+        *_headline({finding.state for finding in own}, independent.state, metrics), findings
+    )
 
 
-def _headline(own: set[State], independent: State) -> tuple[State, str]:
+def _headline(
+    own: set[State], independent: State, metrics: Mapping[str, float]
+) -> tuple[State, str]:
     if own == {"missing"}:
         return "missing", "What reinforcement learning changed was not measured."
     if "bad" in own:
         return "bad", "The policy got worse by the very measure it was trained on."
     if "good" not in own:
+        if not {"a2c/reward_gain_low", "winrate/policy_vs_sft_low"} & metrics.keys():
+            return (
+                "unclear",
+                "No improvement is shown: too few prompts were measured for intervals.",
+            )
         return "unclear", "No improvement is shown: the intervals include no change."
+    equal = Interval.read(metrics, "winrate/policy_vs_sft_independent_length_controlled")
+    if independent == "good" and equal is not None and state_of(equal, 0.5) != "good":
+        return "unclear", AT_EQUAL_LENGTH
     return HEADLINES[independent]
 
 
@@ -141,6 +158,8 @@ def _win(
     verb = verbs.get(state, "not shown to differ from")
     controlled = Interval.read(metrics, f"winrate/{name}_length_controlled")
     equal = "" if controlled is None else f", at equal length {controlled.percent()}"
+    if controlled is not None and (there := state_of(controlled, 0.5)) != state:
+        equal += f" ({BESIDE[there]})"
     text = f"The policy is {verb} {against} by {by}: it wins {rate.percent()}{equal}."
     return Finding(state, text)
 
@@ -182,21 +201,35 @@ def _labeler(metrics: Mapping[str, float]) -> Finding:
     text = f"The labeler agrees with {judges} in {alignment.percent()} of pairs"
     if gain is None or baseline is None:
         return Finding("unclear", text + "; the length-only baseline was not measured.")
-    state = state_of(gain, 0.0)
-    word = {"good": "better than", "bad": "worse than"}.get(state, "not shown to be better than")
-    text += f", {word} the rule 'the longer one wins' ({baseline.percent()})"
-    return Finding(state, f"{text}; difference {points(gain)}.")
+    return Finding(state_of(gain, 0.0), f"{text}{_against_length(gain, baseline)}.")
 
 
 def _reward_model(metrics: Mapping[str, float]) -> Finding:
-    accuracy, ece = Interval.read(metrics, "reward/pair_accuracy"), metrics.get("reward/ece")
+    accuracy, gain, baseline = (
+        Interval.read(metrics, f"reward/{name}")
+        for name in ("pair_accuracy", "gain_over_length", "length_baseline")
+    )
+    ece = metrics.get("reward/ece")
     if accuracy is None:
         return Finding("missing", "Accuracy of the reward model on held-out pairs: not measured.")
     judges = judges_in(metrics, "reward")
     text = f"The reward model agrees with {judges} in {accuracy.percent()} of held-out pairs"
+    state = state_of(accuracy, 0.5)
+    if gain is not None and baseline is not None:
+        text += _against_length(gain, baseline)
+        state = state_of(gain, 0.0) if state == "good" else state
     if ece is not None:
         text += f"; its probabilities are off by {ece:.2f} on average (ECE)"
-    return Finding(state_of(accuracy, 0.5), text + ".")
+    return Finding(state, text + ".")
+
+
+def _against_length(gain: Interval, baseline: Interval) -> str:
+    word = {"good": "better than", "bad": "worse than"}.get(
+        state_of(gain, 0.0), "not shown to be better than"
+    )
+    return (
+        f", {word} the rule 'the longer one wins' ({baseline.percent()}); difference {points(gain)}"
+    )
 
 
 def _side_effects(metrics: Mapping[str, float]) -> Finding:
@@ -257,10 +290,16 @@ def warnings_of(run: Run) -> list[str]:
         )
     if correlation is not None and abs(correlation) > 0.5:
         found.append(f"The reward follows length (correlation {correlation:.2f}).")
-    missing = {"labeler/failures": "labels", "winrate/policy_vs_sft_failures": "judgments"}
-    for name, word in missing.items():
-        if metrics.get(name, 0) > 0:
-            found.append(f"{metrics[name]:.0f} {word} could not be had and are left out.")
+    missing = {
+        "labels": metrics.get("labeler/failures", 0),
+        "grades": metrics.get("harmless/missing", 0),
+    }
+    missing["judgments"] = sum(
+        count for name, count in metrics.items() if re.fullmatch("winrate/.*_failures", name)
+    )
+    for word, count in missing.items():
+        if count > 0:
+            found.append(f"{count:.0f} {word} could not be had and are left out.")
     ops = [stage.facts.get("ops") for stage in run.stages]
     slow = {k for op in ops if isinstance(op, dict) for k, v in op.items() if v == "reference"}
     if slow:

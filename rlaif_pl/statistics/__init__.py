@@ -20,6 +20,7 @@ from rlaif_pl.statistics.intervals import flat_metrics as flat_metrics
 from rlaif_pl.statistics.intervals import holm as holm
 from rlaif_pl.statistics.intervals import minimum_detectable_effect as minimum_detectable_effect
 from rlaif_pl.statistics.intervals import ratio_of_means as ratio_of_means
+from rlaif_pl.statistics.intervals import standard_error_at_half as standard_error_at_half
 from rlaif_pl.statistics.intervals import standard_error_by_group as standard_error_by_group
 from rlaif_pl.statistics.intervals import standard_error_of as standard_error_of
 from rlaif_pl.statistics.intervals import two_sided_p_value as two_sided_p_value

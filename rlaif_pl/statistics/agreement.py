@@ -6,12 +6,13 @@ Kappas equal those of statsmodels (tested), which are not made for all resamples
 from __future__ import annotations
 
 from collections.abc import Hashable, Sequence
+from dataclasses import replace
 from itertools import combinations
 
 import numpy as np
 from numpy.typing import ArrayLike
 
-from rlaif_pl.statistics.intervals import Array, Estimator, Groups, Interval
+from rlaif_pl.statistics.intervals import SAME, Array, Estimator, Groups, Interval, Statistic
 
 Ratings = Sequence[Hashable]  # categories
 
@@ -32,13 +33,14 @@ def cohen_kappa(
 
     ``a`` and ``b`` are the category that each gave to each item, ``(N,)``; ``groups``, ``(N,)``, are
     drawn together, and None takes each item as its own. Resamples without a kappa are left out. 1 for
-    full agreement, 0 for chance; NaN where both raters only ever used one and the same category.
+    full agreement, 0 for chance; NaN where both raters only ever used one and the same category. Limits
+    are in [-1, 1], and NaN where all resamples have the same kappa, as with full agreement.
     """
     if len(a) != len(b):
         raise ValueError(f"expected two ratings of the same items, got {len(a)} and {len(b)}")
     number = _numbered([*a, *b])
     coded = np.array([[number[x], number[y]] for x, y in zip(a, b, strict=True)], np.float64)
-    return estimator.bootstrap(coded, range(len(coded)) if groups is None else groups, _cohen)
+    return _kappa(coded, groups, estimator, _cohen)
 
 
 def fleiss_kappa(
@@ -60,7 +62,15 @@ def fleiss_kappa(
     for item, row in enumerate(ratings):
         for category in row:
             counts[item, number[category]] += 1
-    return estimator.bootstrap(counts, range(len(counts)) if groups is None else groups, _fleiss)
+    return _kappa(counts, groups, estimator, _fleiss)
+
+
+def _kappa(rows: Array, groups: Groups | None, estimator: Estimator, of: Statistic) -> Interval:
+    """Kappa with limits in [-1, 1]; resamples that all have one and the same know none."""
+    found = estimator.bootstrap(rows, range(len(rows)) if groups is None else groups, of)
+    limits = np.clip([found.low, found.high], -1, 1)
+    low, high = (limits if np.ptp(limits) > SAME else np.full(2, np.nan)).tolist()
+    return replace(found, low=low, high=high)
 
 
 def _numbered(categories: Ratings) -> dict[Hashable, int]:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.special import ndtr, ndtri
+from scipy.special import ndtr, ndtri, stdtrit
 
 Array = NDArray[np.float64]
 Statistic = Callable[[Array, Array], Array]
@@ -16,6 +16,8 @@ Groups = Sequence[str] | Sequence[int] | NDArray[np.generic]
 
 LEVEL = 0.95  # coverage of every interval
 Z = float(ndtri((1 + LEVEL) / 2))  # half width of it in standard errors, 1.96
+FEWEST_GROUPS = 6  # below, no limit taken from resamples could have the coverage
+FEW_GROUPS = 30  # below, resamples vary too little; their percentiles are moved outward
 MANY_GROUPS = 2000  # groups up to which a mean's limits are the bootstrap's
 SAME = 1e-12  # means that differ by less are equal but for the order of a sum
 CHUNK_NUMBERS = 4_000_000  # weights alive at once: 32 MB of float64
@@ -133,8 +135,11 @@ class Estimator:
 
         Cluster bootstrap (Davison and Hinkley 1997, section 3.8) with bias-corrected and accelerated
         limits (BCa, Efron 1987), the acceleration from leaving out one group at a time; plain
-        percentiles where BCa does not exist (no spread, or the estimate beyond every draw). The limits
-        are NaN for a single group, and where the statistic is NaN in more than half of the resamples.
+        percentiles where BCa does not exist (no spread, or the estimate beyond every draw). Below
+        ``FEW_GROUPS`` groups the percentiles are those of Student's t (Hesterberg 2015, section 5.3);
+        below ``FEWEST_GROUPS``, whose resamples never leave the range of what was seen, the limits are
+        the estimate and t times its jackknife error. They are NaN for a single group, and where the
+        statistic is NaN in more than half of the resamples.
 
         Args:
             values: One row per observation. ``(N,)`` or ``(N, columns)``
@@ -160,8 +165,12 @@ class Estimator:
         replicates = replicates[np.isfinite(replicates)]
         if not math.isfinite(value) or 2 * len(replicates) < self.draws:
             return Interval(value, math.nan, math.nan, len(rows))
-        tails = _bca_tails(value, replicates, _jackknife(rows, member, statistic, chunk))
-        low, high = np.quantile(replicates, tails)
+        jackknife = _jackknife(rows, member, statistic, chunk)
+        if count < FEWEST_GROUPS:
+            error = math.sqrt((count - 1) * float(np.var(jackknife)))
+            half = float(stdtrit(count - 1, (1 + LEVEL) / 2)) * error
+            return Interval(value, value - half, value + half, len(rows))
+        low, high = np.quantile(replicates, _bca_tails(value, replicates, jackknife))
         return Interval(value, float(low), float(high), len(rows))
 
     def mean(self, values: ArrayLike, groups: Groups) -> Interval:
@@ -182,9 +191,10 @@ class Estimator:
     def share(self, values: ArrayLike, groups: Groups) -> Interval:
         """Estimate a mean of numbers in [0, 1], honest also where all rows agree.
 
-        Where every group has the same mean a bootstrap would claim certainty; there the limits are
-        Wilson's, a trial a group. Beyond ``MANY_GROUPS`` groups, where normal limits could leave [0,
-        1], they are too, with as many trials as would give ``standard_error_by_group``.
+        Where every group has the same mean a bootstrap would claim certainty; there, and below
+        ``FEWEST_GROUPS`` groups, the limits are Wilson's, a trial a group. Beyond ``MANY_GROUPS``,
+        where normal limits could leave [0, 1], they are too, with as many trials as would give
+        ``standard_error_by_group``.
         """
         rows = np.asarray(values, np.float64)
         if not len(rows):
@@ -194,7 +204,7 @@ class Estimator:
         member = _membership(rows, groups)
         means = np.bincount(member, rows) / np.bincount(member)
         share, trials = float(rows.mean()), float(len(means))
-        if np.ptp(means) > SAME:
+        if np.ptp(means) > SAME and len(means) >= FEWEST_GROUPS:
             if len(means) <= MANY_GROUPS:
                 return self.bootstrap(rows, member)
             trials = share * (1 - share) / standard_error_by_group(rows, member) ** 2
@@ -216,7 +226,8 @@ class Estimator:
         """
         paired = self.difference(a, b, groups)
         if not paired.high - paired.low <= SAME:  # there is spread, or there are no limits
-            return paired
+            low, high = np.clip([paired.low, paired.high], -1, 1).tolist()  # keeps NaN
+            return Interval(paired.value, low, high, paired.n)
         first, second = self.share(a, groups), self.share(b, groups)
         down = math.hypot(first.value - first.low, second.high - second.value)
         up = math.hypot(first.high - first.value, second.value - second.low)
@@ -257,7 +268,11 @@ def _jackknife(rows: Array, member: NDArray[np.intp], statistic: Statistic, chun
 
 def _bca_tails(value: float, replicates: Array, jackknife: Array) -> Array:
     """Percentiles of the limits, shifted by bias and acceleration (Efron 1987, eq. 2.3 and 6.6)."""
-    tails = np.array([(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+    count, z = len(jackknife), Z
+    if count < FEW_GROUPS:
+        z = float(stdtrit(count - 1, (1 + LEVEL) / 2)) * math.sqrt(count / (count - 1))
+    normal = np.array([-z, z])
+    tails: Array = ndtr(normal)
     same = np.isclose(replicates, value, rtol=1e-12, atol=1e-12)  # equal but for the order of a sum
     below = float(np.mean((replicates < value) & ~same) + np.mean(same) / 2)
     spread = jackknife.mean() - jackknife
@@ -266,9 +281,9 @@ def _bca_tails(value: float, replicates: Array, jackknife: Array) -> Array:
         return tails
     bias = ndtri(below)
     acceleration = float((spread**3).sum()) / (6 * scale)
-    z = bias + ndtri(tails)
-    shifted: Array = ndtr(bias + z / (1 - acceleration * z))
-    return shifted if np.isfinite(shifted).all() else tails
+    shift = bias + normal
+    shifted: Array = ndtr(bias + shift / (1 - acceleration * shift))
+    return shifted if np.isfinite(shifted).all() and (acceleration * shift < 1).all() else tails
 
 
 def minimum_detectable_effect(standard_error: float, power: float = 0.8) -> float:
@@ -285,6 +300,19 @@ def minimum_detectable_effect(standard_error: float, power: float = 0.8) -> floa
 def standard_error_of(interval: Interval) -> float:
     """Standard error that a normal interval of this width would have; NaN without limits."""
     return (interval.high - interval.low) / (2 * Z)
+
+
+def standard_error_at_half(interval: Interval) -> float:
+    """Standard error that this sample would have of a share of one half; NaN without limits.
+
+    A share near 0 or 1 has a small error, which says nothing of how small a distance from one half is
+    found: with as many trials as the interval is worth (its rows, at exactly 0 or 1) it is
+    ``0.5 / sqrt(trials)``.
+    """
+    error, spread = standard_error_of(interval), interval.value * (1 - interval.value)
+    if math.isnan(error):
+        return math.nan
+    return 0.5 * error / math.sqrt(spread) if spread > SAME else 0.5 / math.sqrt(interval.n)
 
 
 def two_sided_p_value(interval: Interval, null: float) -> float:

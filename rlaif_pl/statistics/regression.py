@@ -4,15 +4,28 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike
 from scipy.special import expit
 
-from rlaif_pl.statistics.intervals import Array, Estimator, Groups, Interval, empty_interval
+from rlaif_pl.statistics.intervals import (
+    Array,
+    Estimator,
+    Groups,
+    Interval,
+    empty_interval,
+    wilson,
+)
 
 PRIOR_PRECISION = 1e-3  # a normal prior of standard deviation 32 on both coefficients
+LARGEST_RATIO = 4.0  # of lengths; one response beyond it would set the slope for all others
+SAME_LENGTH = 1e-9  # ratios that differ by less are equal but for rounding
+FEWEST_EVENTS = (
+    10  # prompts' worth of the rarer outcome that a coefficient needs (Peduzzi et al. 1996)
+)
 MAX_STEPS = 60
 LARGEST_STEP = 3.0  # in log-odds; a full Newton step overshoots where data nearly separate
 
@@ -27,9 +40,16 @@ def length_controlled_win_rate(
     """Estimate how often A would win were its responses as long as B's (arXiv 2309.00267, appendix J).
 
     A logistic regression of "A wins" on length of A over length of B, read at ratio 1; it removes what
-    is linear in the ratio, nothing else. The paper's maximum likelihood is infinite where a ratio
-    separates wins from losses (common in resamples of few prompts); a very wide normal prior keeps it
-    finite there and changes others by under 0.001 from some tens of comparisons on.
+    is linear in the ratio, nothing else, and with A and B swapped it is another regression (B's rate is
+    1 less A's). A ratio above ``LARGEST_RATIO`` counts as that: a single empty or endless response
+    would else flatten the slope and leave all others uncontrolled. NaN where all ratios are the same
+    and not 1, so that nothing is known of equal length.
+
+    The paper's maximum likelihood is infinite where a ratio separates wins from losses (common in
+    resamples of few prompts); a very wide normal prior keeps it finite there and changes others by
+    under 0.001 from some tens of comparisons on. Where the rarer outcome has too few prompts for a
+    regression (``FEWEST_EVENTS``) resamples hardly differ, and the limits are at least as wide as
+    Wilson's of the plain share, a trial a prompt.
 
     Args:
         wins: 1 where A wins, 0 where B wins, 0.5 for a tie. ``(N,)``
@@ -50,12 +70,22 @@ def length_controlled_win_rate(
         raise ValueError(f"expected wins in [0, 1], got {won.min():.3g} to {won.max():.3g}")
     if a.min() < 0 or b.min() <= 0:
         raise ValueError("expected len_a >= 0 and len_b > 0; leave out comparisons with an empty B")
-    offset = a / b - 1  # 0 at equal length, so the prediction there is sigmoid(intercept)
+    # 0 at equal length, so the prediction there is sigmoid(intercept)
+    offset = np.minimum(a / b, LARGEST_RATIO) - 1
     scale = offset.std()
-    feature = offset / scale if scale > 1e-9 else np.zeros_like(offset)
+    if scale <= SAME_LENGTH and abs(offset[0]) > SAME_LENGTH:
+        return replace(empty_interval(), n=len(won))
+    feature = offset / scale if scale > SAME_LENGTH else np.zeros_like(offset)
     rows = np.stack([won, feature], 1)
-    member = np.arange(len(won)) if groups is None else groups
-    return estimator.bootstrap(rows, member, win_rate_at_zero)
+    member = np.arange(len(won)) if groups is None else np.asarray(groups)
+    found = estimator.bootstrap(rows, member, win_rate_at_zero)
+    low, high, share, prompts = found.low, found.high, float(won.mean()), len(np.unique(member))
+    if math.isnan(low):
+        return found
+    if min(share, 1 - share) * prompts < FEWEST_EVENTS:
+        plain = wilson(share * prompts, prompts)
+        low, high = min(low, plain.low), max(high, plain.high)
+    return Interval(found.value, max(0.0, low), min(1.0, high), found.n)
 
 
 def win_rate_at_zero(values: Array, weights: Array) -> Array:

@@ -39,7 +39,9 @@ def test_every_quantity_by_hand(length_reward, length_labeler):
     assert metrics["a2c/reward_before"] == pytest.approx((0.6 + 0.35 + 0.3) / 3)
     assert metrics["a2c/reward_after"] == pytest.approx((1.65 + 0.7 + 0.55) / 3)
     assert metrics["a2c/reward_gain"] == pytest.approx((1.05 + 0.35 + 0.25) / 3)
-    assert metrics["a2c/reward_gain_low"] > 0
+    # three prompts: mean 0.55, standard error 0.2517, t of two degrees of freedom 4.3027
+    assert metrics["a2c/reward_gain_low"] == pytest.approx(0.55 - 4.3027 * 0.25166, abs=1e-4)
+    assert metrics["a2c/length_ratio_low"] >= 0
     # Words: policy 3.5, 1.5, 1.5; SFT 1.5, 1, 1.
     assert metrics["a2c/length_ratio"] == pytest.approx(6.5 / 3.5)
     assert metrics["a2c/kl"] == pytest.approx(2)

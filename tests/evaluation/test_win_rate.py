@@ -124,3 +124,8 @@ def test_bad_input_is_refused(length_labeler, answering):
 )
 def test_a_judge_is_named_by_strategy_and_model_in_tables(fingerprint: str, name: str) -> None:
     assert judge_name(fingerprint) == name
+
+
+def test_a_label_that_is_no_number_is_a_judgment_that_could_not_be_had(answering):
+    rate = compare(PROMPTS, [["x"], ["x"]], [["y"], ["y"]], answering([1.0, float("nan")]))
+    assert (rate.raw.value, rate.failures, rate.prompts_without_verdict) == (1, {"nonfinite": 1}, 1)

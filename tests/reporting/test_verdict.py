@@ -162,3 +162,38 @@ def test_the_harmless_rate_is_a_finding_where_it_was_measured(metrics):
         run = run_of(around({**metrics, **rates}, "harmless/gain", gain))
         finding = next(f for f in judge(run).findings if "harmless" in f.text)
         assert finding.state == state
+
+
+def test_a_win_that_is_length_is_no_improvement(metrics):
+    metrics = around(metrics, "winrate/policy_vs_sft_independent", 0.65)
+    name = "winrate/policy_vs_sft_independent_length_controlled"
+    assert judge(run_of(around(metrics, name, 0.63))).state == "good"
+    verdict = judge(run_of(around(metrics, name, 0.48)))
+    assert (verdict.state, "not at equal length" in verdict.headline) == ("unclear", True)
+    said = verdict.findings[2].text
+    assert said.endswith("at equal length 48.0 % [41.0, 55.0] (no difference shown).")
+
+
+def test_a_reward_model_is_held_against_the_length_rule(metrics):
+    metrics = around(metrics, "reward/pair_accuracy", 0.7)
+    metrics = around(metrics, "reward/length_baseline", 0.75)
+    finding = judge(run_of(around(metrics, "reward/gain_over_length", -0.05))).findings[6]
+    assert finding.state == "unclear"
+    assert "not shown to be better than the rule 'the longer one wins' (75.0 %" in finding.text
+    assert (
+        judge(run_of(around(metrics, "reward/gain_over_length", 0.1))).findings[6].state == "good"
+    )
+
+
+def test_without_intervals_nothing_is_said_of_them():
+    verdict = judge(run_of({"a2c/reward_gain": 1.0, "winrate/policy_vs_sft": 1.0}))
+    assert verdict.headline == (
+        "No improvement is shown: too few prompts were measured for intervals."
+    )
+
+
+def test_judgments_that_any_judge_could_not_give_are_warned_of(metrics):
+    failures = {f"winrate/policy_vs_{name}_failures": 2 for name in ("sft", "sft_independent")}
+    said = " ".join(warnings_of(run_of(metrics | failures | {"harmless/missing": 3})))
+    assert "4 judgments could not be had" in said
+    assert "3 grades could not be had" in said

@@ -71,8 +71,20 @@ def test_a_kappa_that_does_not_exist_has_no_interval():
 def test_resamples_without_a_kappa_are_left_out():
     # One item of ten is "b" for both: about a third of the resamples miss it and have no kappa.
     rare = ["a"] * 9 + ["b"]
-    found = cohen_kappa(rare, rare, list(range(10)), Estimator(400))
-    assert (found.value, found.low, found.high) == (1.0, 1.0, 1.0)
+    found = cohen_kappa(rare, [*rare[:8], "b", "b"], list(range(10)), Estimator(400))
+    assert -1 <= found.low < found.value < found.high == 1
+
+
+def test_full_agreement_claims_no_certainty():
+    sure = cohen_kappa("ab" * 10, "ab" * 10)
+    assert sure.value == 1.0
+    assert math.isnan(sure.low)
+    assert math.isnan(fleiss_kappa(["aaa", "bbb"] * 10).low)
+
+
+def test_limits_of_few_items_are_kappas():
+    found = cohen_kappa("aabb", "abbb")
+    assert (found.low, found.high) == (-1, 1)  # four items tell nothing
 
 
 def test_bad_ratings_are_refused():

@@ -8,7 +8,7 @@ from scipy.optimize import minimize
 from scipy.special import expit
 from statsmodels.api import Logit
 
-from rlaif_pl.statistics import Estimator, length_controlled_win_rate
+from rlaif_pl.statistics import Estimator, length_controlled_win_rate, wilson
 from rlaif_pl.statistics.regression import PRIOR_PRECISION, win_rate_at_zero
 
 
@@ -19,7 +19,6 @@ def rate(wins, a, b, **options):
 def test_equal_lengths_give_the_plain_win_rate():
     wins = np.array([1, 0, 1, 1] * 10)
     assert rate(wins, np.full(40, 90), np.full(40, 90)).value == pytest.approx(0.75, abs=1e-3)
-    assert rate(wins, np.full(40, 120), np.full(40, 90)).value == pytest.approx(0.75, abs=1e-3)
 
 
 def test_two_ratios_by_hand():
@@ -105,3 +104,34 @@ def test_no_comparisons_give_an_empty_interval():
 def test_bad_input_is_refused(wins, a, b, match):
     with pytest.raises(ValueError, match=match):
         rate(wins, a, b)
+
+
+@pytest.mark.parametrize(("slope", "win"), [(3, 0.0), (-3, 1.0)])
+def test_one_extreme_length_does_not_undo_the_control(slope, win):
+    rng = np.random.default_rng(0)
+    ratio = np.exp(rng.normal(0.3, 0.35, 2000))
+    wins = rng.binomial(1, expit(slope * (ratio - 1))).astype(float)  # even at equal length
+    found = rate([*wins, win], [*(100 * ratio), 200], [100] * 2000 + [1])  # B's last is empty
+    assert found.value == pytest.approx(0.5, abs=0.04)
+    assert abs(wins.mean() - 0.5) > 0.2
+
+
+def test_hardly_any_loss_does_not_claim_certainty():
+    lengths = 80 * np.exp(np.random.default_rng(0).normal(0, 0.3, 120))
+    plain = wilson(120, 120)
+    unanimous = rate([1] * 120, lengths, [80] * 120)
+    assert (unanimous.low, unanimous.high) == pytest.approx((plain.low, 1))
+    assert rate([1] * 119 + [0], lengths, [80] * 120).low <= wilson(119, 120).low
+    # prompts, not comparisons, are what is known
+    owners = np.repeat(range(12), 10)
+    assert rate([1] * 120, lengths, [80] * 120, groups=owners).low == pytest.approx(
+        wilson(12, 12).low
+    )
+
+
+def test_one_ratio_of_all_says_nothing_of_equal_length():
+    for ratio in (2, 9):
+        found = rate([1, 1, 0, 1] * 10, [100 * ratio] * 40, [100] * 40)
+        assert np.isnan(found.value)
+        assert found.n == 40
+    assert np.isnan(rate([1, 0], [500, 900], [100, 100]).value)  # both count as LARGEST_RATIO

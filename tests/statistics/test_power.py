@@ -11,6 +11,7 @@ from rlaif_pl.statistics import (
     Interval,
     holm,
     minimum_detectable_effect,
+    standard_error_at_half,
     standard_error_by_group,
     standard_error_of,
     two_sided_p_value,
@@ -92,3 +93,11 @@ def test_p_value_and_limits_say_the_same_near_the_end_of_the_scale(wins, n):
     facing = interval.low if interval.value > 0.5 else interval.high
     z = 1.959964 * abs(interval.value - 0.5) / abs(interval.value - facing)
     assert p_value == pytest.approx(math.erfc(z / math.sqrt(2)), rel=1e-4)
+
+
+@pytest.mark.parametrize("wins", [60, 117, 120])
+def test_what_is_detectable_near_one_half_hangs_on_the_sample_not_on_its_share(wins):
+    found = Estimator().share([1] * wins + [0] * (120 - wins), range(120))
+    # an independent sample of 120 has an error of 0.5 / sqrt(120) at one half
+    assert standard_error_at_half(found) == pytest.approx(0.5 / math.sqrt(120), rel=0.15)
+    assert math.isnan(standard_error_at_half(Interval(0.5, math.nan, math.nan, 1)))

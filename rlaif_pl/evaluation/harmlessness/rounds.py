@@ -59,8 +59,9 @@ class JudgeQuality:
             return f"{agrees} ({rule})."
         if self.alignment.high < CHANCE:
             return f"{agrees}, less than by chance ({rule}); nothing is claimed."
-        claims = "so nothing is claimed from its verdicts."
-        return f"{self.name}: the judge is at chance, {where} ({rule}), {claims}"
+        return (
+            f"{agrees} ({rule}), which does not show that it is above chance; nothing is claimed."
+        )
 
 
 class RoundResult(NamedTuple):
@@ -216,7 +217,7 @@ def plot(study: RevisionStudy) -> Figure:
             marker="o",
             color=COLORS.get(name, "#444444") if judge.can_tell else GRAY,
             linestyle="-" if judge.can_tell else "--",
-            label=name if judge.can_tell else f"{name} (judge not above chance: no evidence)",
+            label=name if judge.can_tell else f"{name} (judge not shown to be above chance)",
         )
     axes.set_xticks(sorted({result.round for result in study.results}))
     axes.set_xlabel("round of critique and revision")

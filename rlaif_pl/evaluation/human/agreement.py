@@ -42,9 +42,11 @@ def concordance(ranked: Sequence[Ranked], estimator: Estimator) -> Concordance:
     agreeing = [
         float(np.mean([_alike(each.ranks, i, j) for i, j in each.task.pairs()])) for each in shared
     ]
+    w = [kendall_w(each.ranks) for each in shared]
+    chances = [1 / len(e.ranks) for e, value in zip(shared, w, strict=True) if np.isfinite(value)]
     return Concordance(
-        estimator.share(*_finite([kendall_w(each.ranks) for each in shared], groups)),
-        float(np.mean([1 / len(each.ranks) for each in shared])) if shared else float("nan"),
+        estimator.share(*_finite(w, groups)),
+        float(np.mean(chances)) if chances else float("nan"),
         estimator.mean(*_finite([rank_correlation(each.ranks) for each in shared], groups)),
         estimator.share(agreeing, groups),
     )

@@ -204,7 +204,7 @@ def reading_of(
             readers,
             ranked,
             win_matrix(ranked, policies, judges, estimator, readers.plural),
-            {name: _ranks(ranked, name, estimator) for name in policies},
+            {name: _ranks(ranked, name, policies, estimator) for name in policies},
             acceptability(tasks, given, policies, estimator),
             agreement.concordance(ranked, estimator),
             agreement.agreements(ranked, judges, estimator),
@@ -222,9 +222,16 @@ def reading_of(
     return Reading(found, raters, *agreement.rater_pairs(tasks, by_name, estimator))
 
 
-def _ranks(ranked: Sequence[Ranked], name: str, estimator: Estimator) -> tuple[Interval, Interval]:
-    rows = [(row, r.task.item_of(name), r.task.group) for r in ranked for row in r.ranks]
-    groups = [group for _, _, group in rows]
-    places = [records.mid_ranks(row)[item] for row, item, _ in rows]
-    best = [records.shares_of_best(row)[item] for row, item, _ in rows]
+def _ranks(
+    ranked: Sequence[Ranked], name: str, policies: Sequence[str], estimator: Estimator
+) -> tuple[Interval, Interval]:
+    # of policies, not of texts: those who wrote the same text share its places
+    rows, place = [], policies.index(name)
+    for each in ranked:
+        items = [each.task.item_of(policy) for policy in policies]
+        rows += [[row[item] for item in items] for row in each.ranks]
+    groups = [each.task.group for each in ranked for _ in each.ranks]
+    ordered = [records.ranks_by_item(range(len(row)), row, ties=True) for row in rows]
+    places = [records.mid_ranks(row)[place] for row in ordered]
+    best = [records.shares_of_best(row)[place] for row in ordered]
     return estimator.mean(places, groups), estimator.share(best, groups)

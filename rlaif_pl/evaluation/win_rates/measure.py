@@ -103,7 +103,7 @@ def judge_cells(
 ) -> list[MatrixCell]:
     """Put one judge's comparisons into cells, with p-values adjusted for their number."""
     adjusted = intervals.holm([intervals.two_sided_p_value(row[2].raw, 0.5) for row in rates])
-    errors = [intervals.standard_error_of(row[2].raw) for row in rates]
+    errors = [intervals.standard_error_at_half(row[2].raw) for row in rates]
     least = map(intervals.minimum_detectable_effect, errors)
     return [
         MatrixCell(judge, a, b, rate, not {a, b}.isdisjoint(pupils), p, effect)

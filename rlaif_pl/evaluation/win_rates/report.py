@@ -44,7 +44,8 @@ def page_of(matrix: WinMatrix) -> Page:
 def notes(matrix: WinMatrix) -> list[str]:
     """Return what to know to read the tables."""
     count = len(matrix.policies) * (len(matrix.policies) - 1) // 2
-    least = [cell.detectable for cell in matrix.cells if math.isfinite(cell.detectable)]
+    # beyond 0.5 there is no share
+    least = [cell.detectable for cell in matrix.cells if cell.detectable <= 0.5]
     lines = [
         f"A cell says how often the row's policy beats the column's, over {matrix.prompts} prompts; "
         "ties count half, intervals (95 %) by bootstrap over prompts. Second line: at equal length "

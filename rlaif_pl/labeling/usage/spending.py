@@ -15,6 +15,7 @@ import numpy as np
 
 from rlaif_pl.labeling.calls import Call, Response
 from rlaif_pl.statistics import Estimator, Interval, flat_metrics
+from rlaif_pl.text import word_count
 from rlaif_pl.types import Preference
 
 MILLION = 1_000_000
@@ -178,4 +179,4 @@ def compare_costs(
 
 def words_of(pair: Preference) -> int:
     """Words that a person reads to judge a pair: those of the prompt and of both responses."""
-    return sum(len(text.split()) for text in (pair.prompt, pair.first, pair.second))
+    return sum(word_count(text) for text in (pair.prompt, pair.first, pair.second))

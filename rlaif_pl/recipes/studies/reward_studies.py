@@ -228,8 +228,10 @@ def _gap(
     first: Array, second: Array, groups: Sequence[str], estimator: Estimator
 ) -> tuple[Interval, float]:
     """Paired difference of accuracies, and the least true one that is found with 80 % power."""
-    error = statistics.standard_error_by_group(first - second, groups)
     difference = estimator.share_difference(first, second, groups)
+    error = statistics.standard_error_by_group(first - second, groups)
+    if error == 0:  # all agree, which is luck: a sample finds no difference however small
+        error = statistics.standard_error_of(difference)
     return difference, statistics.minimum_detectable_effect(error)
 
 

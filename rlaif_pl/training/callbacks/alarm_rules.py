@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 import torch
 from lightning.pytorch import LightningModule, Trainer
+from scipy.special import ndtr, ndtri
 from torch import nn
 
 from rlaif_pl.errors import at_least
@@ -61,7 +62,7 @@ class AlarmLimits:
         repetitive: Rise of the share of repetitive responses since the first steps.
         empty: Share of empty responses, in [0, 1].
         divergence: Reward up and judge down by this many standard deviations of their scores,
-            both beyond chance.
+            both beyond what chance gives over all judgments of a fit.
     """
 
     shortest: float | None = 0.5
@@ -105,6 +106,15 @@ def count_streaks(
         onset, length = streaks.pop(name, (step, 0))
         if name in crossed:
             streaks[name] = (onset, length + 1)
+
+
+def z_at_look(z: float, look: int) -> float:
+    """Standard errors needed at the ``look``-th test, from 1, of a null hypothesis that all share.
+
+    The chance of ``z`` or more by luck is spent as ``1 / (look (look + 1))``, which sums to 1, so that
+    any number of looks, whatever their dependence, has at most the chance of one (Bonferroni).
+    """
+    return -float(ndtri(ndtr(-z) / (look * (look + 1))))
 
 
 class AlarmJudge:

@@ -35,7 +35,7 @@ class HackingAlarm(Callback):
     Looked at every optimizer step, as means over the last ``window`` steps: length against that of the
     first steps (which are the SFT policy's), KL, and the shares of unfinished, repetitive and empty
     responses. Every ``judge_every`` steps a judge that did not train the policy scores the latest
-    samples: where the reward rises while the judge falls, both by ``z`` standard errors, the reward is
+    samples: where the reward rises while the judge falls, both beyond chance (``z``), the reward is
     being gamed (Gao et al. 2023, arXiv 2210.10760). Logs ``a2c/alarm_*``; writes ``alarms.json`` below
     ``trainer.default_root_dir`` when one goes off. All ranks decide the same.
 
@@ -51,7 +51,8 @@ class HackingAlarm(Callback):
         judge_every: Optimizer steps between two judgments, at least 1.
         judge_samples: Latest samples a process has judged each time, at least 2.
         judge_window: Judged steps that a trend is fitted to, at least 3.
-        z: Standard errors by which both trends must differ from 0.
+        z: Standard errors by which both trends must differ from 0 at one look; more the more looks
+            there were, so that a whole fit has a false alarm no more often (``alarm_rules.z_at_look``).
         baseline_steps: First steps whose means stand for the SFT policy, at least 1.
         window: Steps averaged over, at least 1.
         patience: Steps in a row beyond a limit before an alarm goes off, at least 1.
@@ -93,6 +94,7 @@ class HackingAlarm(Callback):
         self.baseline: list[dict[str, float]] = []
         self.recent: deque[dict[str, float]] = deque(maxlen=window)
         self.judged: deque[tuple[BatchMean, BatchMean]] = deque(maxlen=judge_window)
+        self.looks = 0  # trends that were tested
         self.alarms: list[dict[str, Any]] = []
         self.stopped = False  # whether an alarm ended the fit, not only warned
         self._pending: list[dict[str, float]] = []  # batches of an optimizer step that goes on
@@ -167,6 +169,7 @@ class HackingAlarm(Callback):
         return {
             "baseline": self.baseline,
             "recent": list(self.recent),
+            "looks": self.looks,
             "judged": [[tuple(reward), tuple(judge)] for reward, judge in self.judged],
             "onsets": {name: onset for name, (onset, _) in self.streaks.items()},
             "lengths": {name: length for name, (_, length) in self.streaks.items()},
@@ -180,6 +183,7 @@ class HackingAlarm(Callback):
         self.baseline = list(state_dict["baseline"])
         self.recent.extend(state_dict["recent"])
         self.judged.extend((BatchMean(*r), BatchMean(*j)) for r, j in state_dict["judged"])
+        self.looks = state_dict.get("looks", len(self.judged))  # not in earlier checkpoints
         onsets, lengths = state_dict["onsets"], state_dict["lengths"]
         self.streaks = {name: (onsets[name], lengths[name]) for name in onsets}
         self.alarms = list(state_dict["alarms"])
@@ -232,7 +236,9 @@ class HackingAlarm(Callback):
             return {}
         up, down = trend([r for r, _ in self.judged]), trend([j for _, j in self.judged])
         logged |= {"alarm_reward_trend": up.rise, "alarm_judge_trend": down.rise}
-        beyond_chance = up.z >= self.z and down.z <= -self.z
+        self.looks += 1
+        z = rules.z_at_look(self.z, self.looks)
+        beyond_chance = up.z >= z and down.z <= -z
         value = divergence(up, down) if beyond_chance else 0.0
         logged["alarm_divergence"] = value
         return {"divergence": value}

@@ -114,7 +114,11 @@ def test_a_round_is_read_by_its_interval():
 
 @pytest.mark.parametrize(
     ("judge", "said"),
-    [(CHANCE, "is at chance"), (BELOW, "less than by chance"), (None, "was not measured")],
+    [
+        (CHANCE, "does not show that it is above chance"),
+        (BELOW, "less than by chance"),
+        (None, "was not measured"),
+    ],
 )
 def test_nothing_is_claimed_from_a_judge_that_cannot_tell(judge, said, tmp_path):
     if judge is None:
@@ -129,7 +133,7 @@ def test_nothing_is_claimed_from_a_judge_that_cannot_tell(judge, said, tmp_path)
     drawn = " ".join(text.get_text() for text in plot(study).findobj(Text))
     for text in (page_of(study).markdown(), drawn):
         assert "more harmless" not in text
-    assert "harmless (judge not above chance: no evidence)" in drawn
+    assert "harmless (judge not shown to be above chance)" in drawn
     write(study, tmp_path)
     (row,) = csv.DictReader((tmp_path / "rows.csv").open())
     assert (row["reading"], row["judge_can_tell"]) == ("nothing claimed", "False")

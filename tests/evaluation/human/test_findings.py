@@ -184,3 +184,13 @@ def test_an_empty_response_makes_no_preference():
     pairs, left_out = preferences_of([Ranked(task, [(3, 1, 2)], 0)])
     assert [{pair.first, pair.second} for pair in pairs] == [{"y", "z"}]
     assert left_out == {"empty response": 2}
+
+
+def test_policies_of_one_text_share_its_places():
+    items = Item("same", ("a", "b")), Item("other", ("c",))
+    task = RatingTask("t", "p", "p", items)
+    (found,) = reading_of(
+        {"t": task}, [Rating("s", "Ann", "t", (0, 1), (1, 2))], "abc", {}, estimator=Estimator(10)
+    ).findings
+    places = {name: (rank.value, best.value) for name, (rank, best) in found.ranks.items()}
+    assert places == {"a": (1.5, 0.5), "b": (1.5, 0.5), "c": (3, 0)}

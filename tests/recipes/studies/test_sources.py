@@ -125,3 +125,12 @@ def test_a_curve_of_one_arm_has_no_gap(fitter, twice):
     )
     assert "RLAIF - RLHF" not in results.page.markdown()
     assert not [key for key in results.metrics if "gap" in key]
+
+
+def test_pairs_that_all_agree_do_not_detect_every_difference():
+    same = np.ones(40)
+    difference, detectable = reward_studies._gap(
+        same, same, [str(n) for n in range(40)], Estimator(50)
+    )
+    assert difference.value == 0
+    assert detectable == pytest.approx(2.8 / 1.96 * difference.high, rel=0.01)

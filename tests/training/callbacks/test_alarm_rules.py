@@ -1,3 +1,5 @@
+from statistics import NormalDist
+
 import pytest
 
 from rlaif_pl.text import repeated_ngrams, shared_ngrams
@@ -6,6 +8,7 @@ from rlaif_pl.training.callbacks.alarm_rules import (
     AlarmLimits,
     count_streaks,
     symptoms,
+    z_at_look,
 )
 
 
@@ -66,3 +69,10 @@ def test_a_streak_ends_where_its_quantity_is_measured_and_fine():
     assert streaks == {"kl": (1, 2), "divergence": (1, 1)}
     count_streaks(streaks, 3, ["kl"], {})
     assert streaks == {"divergence": (1, 1)}
+
+
+def test_many_looks_have_the_chance_of_one():
+    # Phi(-2) = 0.02275; a half of it at the first look, a sixth at the second
+    assert z_at_look(2.0, 1) == pytest.approx(2.2773, abs=1e-3)
+    spent = [NormalDist().cdf(-z_at_look(2.0, look)) for look in range(1, 400)]
+    assert 0.99 * 0.02275 < sum(spent) < 0.02275
