@@ -281,6 +281,8 @@ def held_alone(folder: Path) -> BaseFileLock:
             f"expected a folder that no other fit works in, got {folder}; wait for that to end, or "
             "name another with --trainer.default_root_dir"
         ) from error
+    except (NotImplementedError, OSError):
+        pass  # a file system without locks, such as some of clusters
     return lock
 
 
