@@ -151,8 +151,7 @@ class Fit:
         self.network = Network.read(at(content, place), inputs)
         self.drawn = number_at(self.model, "sampling.n", drawn)
         response = self.expect.response_tokens
-        is_whole = self.kind in ("SFTModule", "DPOModule")
-        uncut = LONGEST * response if is_whole else REWARD_TOKENS
+        uncut = REWARD_TOKENS if self.kind == "RewardModule" else LONGEST * response
         self.longest = number_at(content, f"{place}.max_response_tokens", uncut)
         if self.is_a2c:
             self.longest = number_at(self.model, "sampling.max_new_tokens", 64)
