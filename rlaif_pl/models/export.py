@@ -83,7 +83,7 @@ def save_policy(folder: str | Path, model: CausalModel) -> Path:
         whole,
         model.tokenizer,
         model_card("policy", model.base, model.template, list(map(str, ends))),
-        text_format=TextFormat(model.template),
+        write_more=TextFormat(model.template).save,
         revision=commit_of(model),
         check=check.policy,
     )
@@ -138,7 +138,7 @@ def save_reward(
         whole,
         tokenizer,
         model_card("mean" if pooling == "mean" else "eos", model.base, model.template),
-        text_format=TextFormat(model.template, max_response_tokens),
+        write_more=TextFormat(model.template, max_response_tokens).save,
         revision=commit_of(model),
         check=check.reward,
     )

@@ -8,14 +8,10 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from rlaif_pl.models.tokenizer_files import FILES, read_settings, save_tokenizer, write_settings
-
-if TYPE_CHECKING:
-    from rlaif_pl.models.text_format import TextFormat
 
 CONFIGS = ("config.json", "adapter_config.json")  # a folder with neither holds no model
 OURS = (
@@ -84,14 +80,15 @@ def save_causal(
     tokenizer: PreTrainedTokenizerBase,
     card: str | None = None,
     *,
-    text_format: TextFormat | None = None,
+    write_more: Callable[[Path], object] | None = None,
     revision: str | None = None,
     check: Callable[[Path], None] | None = None,
 ) -> Path:
     """Write a plain transformers folder (safetensors), whole or not at all; see ``check_place``.
 
     The model holds no adapters (see ``adapters.merged``); ``card`` is its README.md, ``revision`` the
-    commit that the tokenizer was read from. ``check`` raises where the written files are not right.
+    commit that the tokenizer was read from. ``write_more`` writes further files, and ``check`` raises
+    where the written ones are not right.
     """
     with replaced_whole(folder) as work:
         model.save_pretrained(work)
@@ -99,8 +96,8 @@ def save_causal(
         save_tokenizer(work, tokenizer, revision)
         if card is not None:
             (work / "README.md").write_text(card, encoding="utf-8")
-        if text_format is not None:
-            text_format.save(work)
+        if write_more is not None:
+            write_more(work)
         if check is not None:
             check(work)
     return Path(folder)
