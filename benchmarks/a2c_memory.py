@@ -27,7 +27,7 @@ import torch
 from device import Place, add_device_options, place_of
 from lightning.pytorch import Callback, Trainer
 from rl_step import endless_model
-from rl_step_worker import VowelReward
+from rl_step_task import VowelReward
 from timing import forget_peak, peak_resident, resident
 from tldr import batches_of, load_posts
 from torch.utils.data import DataLoader

@@ -53,7 +53,7 @@ from growth import (
     operations,
     show,
 )
-from rl_step_worker import VowelReward
+from rl_step_task import VowelReward
 from timing import gemm_rate, reading_rate
 from tldr import batches_of
 from typing_extensions import override

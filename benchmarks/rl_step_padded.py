@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from rl_step_worker import ALPHA, BETA, RANK, RATE, RESPONSE, TEMPERATURE, vowels
+from rl_step_task import ALPHA, BETA, RANK, RATE, RESPONSE, TEMPERATURE, vowels
 from sides import Line
 from torch import Tensor, nn
 

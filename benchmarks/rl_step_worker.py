@@ -4,31 +4,15 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from device import DtypeName, make_place
+from rl_step_padded import run_padded
+from rl_step_task import ALPHA, BETA, RANK, RATE, RESPONSE, TEMPERATURE, VowelReward, vowels
 from sides import Line
-
-RESPONSE = "The author asks what to do about it, and whether anyone else has been there."
-RANK, ALPHA = 16, 32
-TEMPERATURE, BETA, RATE = 0.9, 0.05, 1e-5
-
-
-def vowels(text: str) -> float:
-    """Share of vowels among the characters: a reward that costs nothing."""
-    return sum(letter in "aeiou" for letter in text) / max(len(text), 1)
-
-
-class VowelReward:
-    """The same as a ``Reward`` of this package."""
-
-    def score(self, prompts: Sequence[str], responses: Sequence[str]) -> torch.Tensor:  # noqa: ARG002 - the protocol's
-        """Return rewards ``(N,)``."""
-        return torch.tensor([vowels(text) for text in responses])
 
 
 def run_ours(given: dict[str, Any], line: Line) -> None:
@@ -155,8 +139,6 @@ if __name__ == "__main__":
     settings = {**json.loads(Path(file).read_text()), "side": side}
     line = Line(make_place(settings["device"], settings["dtype"]))
     if side == "padded":
-        from rl_step_padded import run_padded
-
         run_padded(settings, line)
     else:
         (run_trl if side.startswith("trl") else run_ours)(settings, line)
