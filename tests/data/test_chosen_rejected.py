@@ -134,6 +134,28 @@ def test_an_empty_demonstration_is_left_out_and_told(write, caplog):
     assert "left out 1 rows: empty response (1)" in caplog.text
 
 
+def test_what_is_labeled_undesirable_is_no_demonstration(write, caplog):
+    rows = [{"prompt": f"Q{n}", "completion": "yes", "label": n > 0} for n in range(2)]
+    path = write(*rows)
+    assert [row.text for row in load_demonstrations(path)] == ["Q1"]
+    assert "left out 1 rows: labeled undesirable (1)" in caplog.text
+    assert [(row.text, row.reference) for row in load_prompts(path)] == [
+        ("Q0", None),
+        ("Q1", "yes"),
+    ]
+
+
+def test_a_text_with_instruction_and_answer_is_no_prompt(write):
+    path = write({"instruction": "Add 1 and 2.", "output": "3", "text": "Add 1 and 2.\n3"})
+    with pytest.raises(
+        ValueError, match="cannot tell the format from the fields instruction, output"
+    ):
+        load_prompts(path)
+    mapped = DataSource(path, columns={"prompt": "instruction", "reference": "output"})
+    (row,) = load_demonstrations(mapped)
+    assert (row.text, row.reference) == ("Add 1 and 2.", "3")
+
+
 def test_a_dialogue_without_assistant_turn_is_an_error(write):
     path = write({"chosen": "a", "rejected": "b"})
     told = r"'chosen' to be a dialogue with '\\n\\nAssistant:', got 'a'; add a 'prompt' column"

@@ -21,6 +21,7 @@ LABELS = {
 }  # text in lower case, without white space, dashes and underscores, to p_first
 YES_NO = {"true": 1.0, "false": 0.0}
 CHOICE = ("chosen", "rejected")
+UNDESIRED = "labeled undesirable"
 
 
 class Columns:
@@ -43,6 +44,8 @@ class Columns:
         there = [name for name in references if self._value(row, name) is not None][:1]
         if not answered and there == ["messages"] and self._asks(row):
             there, found = [], read_exchange(row, self._named("messages"), ())
+        elif there == ["completion"] and str(self._value(row, "label")).lower() == "false":
+            there, found = [], UNDESIRED if answered else self._texts(row)  # of TRL's KTO
         else:
             found = self._texts(row, *(there or (() if self.is_table else CHOICE)))
         if isinstance(found, str):

@@ -87,8 +87,8 @@ def detect(row: RawRow, source: DataSource) -> Format:
         return "trl"
     if "prompt" in fields:
         return "columns"
-    if "text" in fields:
-        return "prompts"
+    if "text" in fields and not {"instruction", "output"} <= fields.keys():
+        return "prompts"  # Alpaca's has the answer in it
     raise ValueError(
         f"{row.where}: cannot tell the format from the fields {', '.join(sorted(fields))}; expected "
         "prompt/first/second, prompt/chosen/rejected, prompt/completion, messages, "
