@@ -82,11 +82,8 @@ def assistant_turn(tokenizer: PreTrainedTokenizerBase, template: Template) -> Tu
     said = mark_data("b")
     begun = _open_turn(tokenizer, template, asked)
     whole = _written(tokenizer, template, [*asked, ("assistant", said)], False)
-    if asked[-1][1] not in begun or said not in whole:  # as of models of images: it reads parts
-        raise ValueError(
-            f"expected the chat template of {tokenizer.name_or_path!r} to write what is said, given as "
-            "text, got one that leaves it out; give the tokenizer another, or leave template.chat out"
-        )
+    if asked[-1][1] not in begun or said not in whole:
+        raise leaves_out(tokenizer, "leave template.chat out")
     head, _, tail = whole.partition(said)
     before = head.removeprefix(begun)
     before = "" if before.strip() else before
@@ -102,6 +99,14 @@ def assistant_turn(tokenizer: PreTrainedTokenizerBase, template: Template) -> Tu
         return Turn(before, "", int(tokenizer.eos_token_id))
     after = tail[: len(tail) - len(tail.lstrip())]
     return Turn(before, after, ends.tokens[found[0]])
+
+
+def leaves_out(tokenizer: PreTrainedTokenizerBase, do: str) -> ValueError:
+    """Return the refusal of a chat template that reads parts of messages alone, as for images."""
+    return ValueError(
+        f"expected the chat template of {tokenizer.name_or_path!r} to write what is said, given as "
+        f"text, got one that leaves it out; give the tokenizer another, or {do}"
+    )
 
 
 def with_turn_end(

@@ -5,13 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from os.path import commonprefix
 from typing import NamedTuple
 
 from transformers import PreTrainedTokenizerBase
 
 from rlaif_pl.labeling.calls import ChoiceRequest, LoglikelihoodRequest, Question
-from rlaif_pl.models.chat_format import answer_prompt, closing_of, thinking_prompt
+from rlaif_pl.models.chat_format import answer_prompt, closing_of, leaves_out, thinking_prompt
 from rlaif_pl.models.control_tokens import ControlTokens
 from rlaif_pl.models.encoding import tokenize_open
 from rlaif_pl.text import FilledText, filled
@@ -126,7 +127,14 @@ class Encoder:
                 f"expected a chat template in the tokenizer of {self.tokenizer.name_or_path!r}, "
                 "found none; ask in plain text (chat: false)"
             )
+        if not self._writes_text:
+            raise leaves_out(self.tokenizer, "ask in plain text (chat: false)")
         return [{"role": "user", "content": self.control.mark(text)}]
+
+    @cached_property
+    def _writes_text(self) -> bool:
+        said = "What is said"
+        return said in answer_prompt(self.tokenizer, [{"role": "user", "content": said}])
 
     def _row(self, ids: Sequence[int], first: int, source: Sequence[int] = ()) -> Row:
         # with room for a token where none is judged
