@@ -32,7 +32,7 @@ OTHERWISE = re.compile(
     r"<(?![/\w])|(?<![-=<>])=(?!>)|\u2248|\u227a|\b(?:worst|worse|weakest|least|tie[ds]?|equal(?:ly)?)\b",
     re.IGNORECASE,
 )
-RULES = "ranking-4"  # raise when ranking_of reads some answer differently
+RULES = "ranking-5"  # raise when ranking_of reads some answer differently
 
 
 @dataclass(slots=True)
