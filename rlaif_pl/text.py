@@ -185,8 +185,8 @@ def title_of(prompt: str) -> str | None:
 
 
 def truncate_words(text: str, limit: int) -> str:
-    """Cut after ``limit`` whitespace-separated words, keeping the white space between them."""
-    ends = [match.end() for match in re.finditer(r"\S+", text)]
+    """Cut after ``limit`` words, as ``word_count`` counts, keeping the white space between them."""
+    ends = [match.end() for match in SPACED.finditer(text)]
     return text if len(ends) <= limit else text[: ends[limit - 1]]
 
 

@@ -261,7 +261,7 @@ def _read_tokenizer(name: str, source: str, how: dict[str, Any]) -> Any:
             raise
         raise ValueError(
             f"expected a tokenizer beside the weights of {name}, found none that can be read "
-            f"({type(error).__name__}: {str(error).splitlines()[0]}); put the files of its own there "
+            f"({type(error).__name__}: {' '.join(str(error).split())}); put the files of its own there "
             "(tokenizer.json, tokenizer_config.json), as tokenizer.save_pretrained(FOLDER) writes them"
         ) from error
 

@@ -78,11 +78,9 @@ def model_info(
         named += _ids(getattr(generation_config, "eos_token_id", None))
     ends = [number for number in dict.fromkeys(named) if 0 <= number < rows]
     vocabulary, added = tokenizer.get_vocab(), tokenizer.added_tokens_decoder
-    lost = [token for token, number in vocabulary.items() if number >= rows]
     # special ones, such as a pad token that nothing here reads, are in no text
-    if lost := [
-        each for each in lost if not getattr(added.get(vocabulary[each]), "special", False)
-    ]:
+    special = {number for number, token in added.items() if token.special}
+    if lost := [token for token, n in vocabulary.items() if n >= rows and n not in special]:
         raise ValueError(
             f"expected a row of the embedding of {name} for each token of its tokenizer, got {rows} "
             f"rows and {len(vocabulary)} tokens, {lost[0]!r} without one; take the tokenizer that "

@@ -52,6 +52,8 @@ class Loader(yaml.SafeLoader):  # type: ignore[misc]
         """Build a mapping, as the base class does, after looking for repeated keys."""
         seen: set[str] = set()
         for key, _ in node.value:
+            if not isinstance(key, yaml.ScalarNode):
+                continue
             if key.value in seen and key.tag != "tag:yaml.org,2002:merge":
                 raise RepeatedKeyError(
                     f"{node.start_mark.name}, line {key.start_mark.line + 1}: the key "

@@ -23,9 +23,8 @@ from rlaif_pl.statistics.intervals import (
 PRIOR_PRECISION = 1e-3  # a normal prior of standard deviation 32 on both coefficients
 LARGEST_RATIO = 4.0  # of lengths; one response beyond it would set the slope for all others
 SAME_LENGTH = 1e-9  # ratios that differ by less are equal but for rounding
-FEWEST_EVENTS = (
-    10  # prompts' worth of the rarer outcome that a coefficient needs (Peduzzi et al. 1996)
-)
+# Prompts' worth of the rarer outcome that a coefficient needs (Peduzzi et al. 1996).
+FEWEST_EVENTS = 10
 MAX_STEPS = 60
 LARGEST_STEP = 3.0  # in log-odds; a full Newton step overshoots where data nearly separate
 

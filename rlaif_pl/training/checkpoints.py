@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import shutil
 import warnings
 from collections.abc import Mapping
@@ -22,11 +23,13 @@ import torch
 from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 from transformers import PreTrainedTokenizerBase
 from typing_extensions import override
 
 from rlaif_pl.data.checksum import DamagedFileError, is_whole, parts_of, previous_of, seal, verify
 from rlaif_pl.data.disk import replaced
+from rlaif_pl.models.backbone import EMBEDDED
 from rlaif_pl.models.causal import CausalModel
 from rlaif_pl.models.model_info import UNNAMED
 from rlaif_pl.training.sharding import DIVIDED, joined
@@ -217,10 +220,24 @@ def models_of(module: LightningModule) -> dict[str, dict[str, str]]:
             architecture = f"{model.config.model_type} of {size}, {text.vocab_size} tokens"
             digest = tokenizer_digest(model.tokenizer)
             found[name] = {"architecture": architecture, "tokenizer": digest}
-            if model.started_from != UNNAMED:  # the checkpoint does not hold what is not trained
+            is_part = any(not p.requires_grad for p in model.parameters())
+            if is_part and model.started_from != UNNAMED:  # a checkpoint lacks what is not trained
                 base, _, _ = model.started_from.rpartition(":")  # whatever the precision
                 found[name]["base"] = base
     return found
+
+
+def are_other_bases(one: str, other: str) -> bool:
+    """Whether fingerprints are sure to be of other weights: of two hub names, or of files that differ.
+
+    A folder may hold a hub's model; a hub's commit may change its card alone; and the embedded model is
+    converted anew by another version of transformers.
+    """
+    (name, _, mark), (other_name, _, other_mark) = one.partition("@"), other.partition("@")
+    by_files = {re.match("[0-9a-f]{32}:", each) is not None for each in (mark, other_mark)}
+    if by_files == {True}:
+        return mark != other_mark and {name, other_name} != {EMBEDDED}
+    return by_files == {False} and name != other_name
 
 
 def tokenizer_digest(tokenizer: PreTrainedTokenizerBase) -> str:
@@ -243,7 +260,12 @@ def check_fits(
     for name, found in models_of(module).items() if written else ():
         for part, value in found.items():
             other = written.get(name, {}).get(part, value)
-            if other != value:
+            if part == "base" and other != value and not are_other_bases(value, other):
+                rank_zero_warn(
+                    f"the base of {name} is {value}, and the checkpoint was trained over {other}: "
+                    "these names do not tell whether the weights are the same; go on if they are"
+                )
+            elif other != value:
                 refuse(f"with the {part} of {name} ({value}), got one of another {part} ({other})")
     if missing := sorted(trained.keys() - state.keys()):
         refuse(f"of this configuration, it lacks {missing[:3]}")

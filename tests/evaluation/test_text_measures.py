@@ -2,7 +2,14 @@
 
 import unicodedata
 
-from rlaif_pl.text import copied_ngrams, is_repetitive, shared_ngrams, word_count, words
+from rlaif_pl.text import (
+    copied_ngrams,
+    is_repetitive,
+    shared_ngrams,
+    truncate_words,
+    word_count,
+    words,
+)
 
 
 def test_vowel_signs_and_accents_belong_to_their_letter():
@@ -22,6 +29,11 @@ def test_characters_count_where_a_script_has_no_spaces():
     assert copied_ngrams(chinese, f"帖子{chinese}谢谢") == 1.0
     assert shared_ngrams([[chinese], [f"因为{chinese}"]])[0] == [1.0]
     assert not is_repetitive("谢谢你妈妈")  # doubled characters are words of their own
+
+
+def test_a_text_is_cut_after_words_as_they_are_counted():
+    assert truncate_words("今天天气很好", 3) == "今天天"
+    assert truncate_words("a  b\nc d", 3) == "a  b\nc"
 
 
 def test_latin_words_are_as_ever():

@@ -33,7 +33,10 @@ def test_a_key_given_twice_is_refused_with_its_line(tmp_path):
         read_yaml(write(tmp_path, "a: 1\nb: 2\na: 3\n"))
 
 
-@pytest.mark.parametrize(("text", "message"), [("[1, 2]", "got list"), ("a: [", "not valid YAML")])
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [("[1, 2]", "got list"), ("a: [", "not valid YAML"), ("[1]: 2", "not valid YAML")],
+)
 def test_other_than_a_mapping_is_refused(tmp_path, text, message):
     with pytest.raises(ValueError, match=message):
         read_yaml(write(tmp_path, text))

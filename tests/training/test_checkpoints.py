@@ -17,6 +17,7 @@ from rlaif_pl.models import BackboneOptions
 from rlaif_pl.training import checkpoints
 from rlaif_pl.training.checkpoints import (
     ChecksumCheckpointIO,
+    are_other_bases,
     put_in_place,
     read_checkpoint,
     tokenizer_digest,
@@ -227,6 +228,21 @@ def test_another_base_of_the_same_shape_is_named(build, trainer, tiny_model_fold
     options = BackboneOptions(str(other), trunk_layers=2)
     with pytest.raises(ValueError, match="the base of policy .llama@.*, got one of another base"):
         trainer(2).fit(*build("sft", backbone=options), ckpt_path=last)
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "differ"),
+    [
+        (f"llama@{'a' * 32}:layers=all", f"llama@{'b' * 32}:layers=all", True),
+        (f"llama@{'a' * 32}:layers=all", f"smollm2-135m@{'a' * 32}:layers=all", False),
+        (f"smollm2-135m@{'a' * 32}:layers=all", f"smollm2-135m@{'b' * 32}:layers=all", False),
+        ("org/one@main:layers=all", "org/two@main:layers=all", True),
+        ("org/one@main:layers=all", f"org/one@{'c' * 40}:layers=all", False),
+        (f"org/one@{'c' * 40}:layers=all", f"llama@{'a' * 32}:layers=all", False),
+    ],
+)
+def test_only_bases_that_are_sure_to_differ_are_refused(one, other, differ):
+    assert are_other_bases(one, other) is are_other_bases(other, one) is differ
 
 
 def test_weights_of_another_shape_are_named(build, trainer, tmp_path):

@@ -24,6 +24,7 @@ from rlaif_pl.labeling.usage.reply_store import ReplyStore
 from rlaif_pl.labeling.usage.spending import Price
 from rlaif_pl.models.device import on_device
 from rlaif_pl.statistics import Estimator
+from rlaif_pl.text import word_count
 from rlaif_pl.types import Labeler, Preference
 
 
@@ -129,7 +130,7 @@ def compare(
 def gold_pairs(
     data: DataSource | str,
     max_words: int | None = None,
-    words: Callable[[Preference], int] = lambda pair: len(pair.prompt.split()),
+    words: Callable[[Preference], int] = lambda pair: word_count(pair.prompt),
 ) -> Sequence[Preference]:
     """Return a source's pairs of at most so many words, by default of the prompt; ValueError: none."""
     source = DataSource(data) if isinstance(data, str) else data

@@ -249,9 +249,7 @@ def train(words: list[str]) -> int:
     except BaseException as error:
         stopped = stopped_by(error)
         if stopped is not None and isinstance(error, SystemExit):
-            error.code = (
-                128 + stopped
-            )  # Lightning ends with 1, or 0: what waits for the fit would go on
+            error.code = 128 + stopped  # Lightning's 1 or 0 would let what waits for the fit go on
             if CommandLine.fitting is not None:
                 rank_zero_info(how_to_go_on(newest_checkpoint(CommandLine.fitting)))
         others = CommandLine.peers

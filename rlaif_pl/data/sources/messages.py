@@ -207,7 +207,10 @@ def _message(item: object) -> Message:
 
 def _values(item: Mapping[Any, object]) -> tuple[object, object]:
     """Return role, as we call it, and content of a message, by their usual names or ShareGPT's."""
-    role, content = (item.get(ours, item.get(theirs)) for ours, theirs in KEYS)
+    # null keys are as good as absent: a table has all that any message has
+    role, content = (
+        item.get(theirs) if item.get(ours) is None else item[ours] for ours, theirs in KEYS
+    )
     return SAME.get(role, role) if isinstance(role, str) else role, content
 
 

@@ -19,7 +19,7 @@ def as_backend(spec: Backend | str) -> Backend:
     ``TypeError``: it is a model. ``ValueError``: the name is an address.
     """
     if not isinstance(spec, str | os.PathLike):
-        if isinstance(spec, nn.Module):
+        if isinstance(spec, nn.Module) and not isinstance(spec, Backend):
             raise TypeError(
                 f"expected a back end, or the name or folder of a model, got {type(spec).__name__}; "
                 "save a model and name its folder"

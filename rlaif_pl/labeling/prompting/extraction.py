@@ -82,7 +82,7 @@ _NOT_AS_GOOD = _compile(
 )
 _NEGATION = _compile(
     r"\b(?:not|never|neither|nor|cannot|hardly|nothing|none|no\s+better|whether|which)\b|n't\b"
-    r"|\bwould\s+(?:be|have\s+been)\b.*\b(?:if|had)\b"  # it is not
+    r"|\bwould\s+(?:be|have\s+been)\b.*\b(?:if|had\s+(?:it|they))\b"  # it is not
 )
 _CONCLUDING = _compile(
     r"\b(?:overall|in\s+conclusion|therefore|thus|hence|in\s+the\s+end|ultimately|on\s+balance|"

@@ -25,12 +25,14 @@ COUNT = re.compile(
 )
 # What says another order than the best first, before the names ("from worst to best"), and between two
 # of them, or that two are alike.
-WORST_FIRST = re.compile(r"\b(?:worst|weakest|least)\b[\w\s,]{0,20}\b(?:to|first)\b", re.IGNORECASE)
+WORST_FIRST = re.compile(  # not "best to worst, according to"
+    r"(?<!to )(?<!to the )\b(?:worst|weakest|least)\b[\w\s,]{0,20}\b(?:to|first)\b", re.IGNORECASE
+)
 OTHERWISE = re.compile(
     r"<(?![/\w])|(?<![-=<>])=(?!>)|\u2248|\u227a|\b(?:worst|worse|weakest|least|tie[ds]?|equal(?:ly)?)\b",
     re.IGNORECASE,
 )
-RULES = "ranking-4"  # raise when ranking_of reads some answer differently
+RULES = "ranking-5"  # raise when ranking_of reads some answer differently
 
 
 @dataclass(slots=True)

@@ -203,7 +203,7 @@ def load_principles(name: str) -> tuple[tuple[str, ...], str]:
     return tuple(row.strip() for row in rows), version
 
 
-RULES = "rules-6"  # raise when continued_verdict reads some answer differently
+RULES = "rules-7"  # raise when continued_verdict reads some answer differently
 SHARES = {"first": 1.0, "second": 0.0, "tie": 0.5}  # of slot 1
 
 

@@ -16,6 +16,7 @@ from rlaif_pl.data.sources import DataSource, load_preferences
 from rlaif_pl.evaluation.pairs import correctness, lengths_of, side
 from rlaif_pl.recipes.studies import fitting
 from rlaif_pl.recipes.studies.fitting import Array, Fitter, Index, Labels, Method, labels_of
+from rlaif_pl.text import word_count
 from rlaif_pl.types import Preference
 
 ARM_TITLES = {"human": "RLHF", "ai": "RLAIF", "hybrid": "hybrid"}
@@ -181,7 +182,7 @@ def write_study(
     """
     judged = [row for row in load_preferences(source).rows if row.p_first is not None]
     most = math.inf if max_words is None else max_words
-    rows = [row for row in judged if len(row.prompt.split()) <= most][:limit]
+    rows = [row for row in judged if word_count(row.prompt) <= most][:limit]
     if not rows:
         raise ValueError(
             f"expected judged pairs of at most {max_words} words in {source.name}, got none of "

@@ -54,6 +54,9 @@ def test_sharegpt_conversations_are_read_by_their_column(write):
         load_prompts(DataSource(path, columns={"prompt": "conversations"}))
     (row,) = load_demonstrations(DataSource(path, columns={"messages": "conversations"}))
     assert (row.text, row.reference, row.columns) == ("Hi", "Yes?", {"id": "7"})
+    filled = [{"role": None, "content": None} | turn for turn in turns]
+    (row,) = load_demonstrations(write({"messages": filled}))
+    assert (row.text, row.reference) == ("Hi", "Yes?")
     sides = {
         "conversations": turns[:1],
         "chosen": turns[1],

@@ -72,6 +72,7 @@ BETTER = [
     ("Summary 1 would be better if it were shorter.", "malformed"),
     ("The first would have been better had it named the dog. I prefer the second.", "second"),
     ("If I had to choose, the second would be better.", "second"),
+    ("The first would be the better choice, as it had more details.", "first"),
     ("Both are equally good.", "tie"),
     ("It is a tie.", "tie"),
     ("There is no real difference between the two.", "tie"),

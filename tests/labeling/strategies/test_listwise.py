@@ -106,6 +106,7 @@ def test_rankings_are_read_by_their_numbers(text, ranking):
         ("[1] = [2] > [3]", None),
         ("[1] and [2] are equal, then [3]", None),
         ("From best to worst: [3] > [1] > [2]", [2, 0, 1]),
+        ("From best to worst, according to accuracy: [3] > [1] > [2]", [2, 0, 1]),
         ("(1 = best, 3 = worst): [3] > [1] > [2]", [2, 0, 1]),
         ("[3] -> [1] => [2]. The worst is [2] = too long", [2, 0, 1]),
         ("<answer>[3], [1], [2]</answer>", [2, 0, 1]),
