@@ -165,6 +165,8 @@ def as_scores(found: Any, count: int, name: str) -> Tensor:
     """
     try:
         values = torch.as_tensor(found, dtype=torch.float32)
+    except torch.OutOfMemoryError:
+        raise
     except (TypeError, ValueError, OverflowError, RuntimeError) as error:
         hint = "return a number for every response, 0 where it says nothing"
         if inspect.iscoroutine(found):
