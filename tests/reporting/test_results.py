@@ -42,9 +42,9 @@ class Length:
 @pytest.fixture
 def matrix(stage):
     folder = stage("matrix", "evaluate matrix")
-    prompts = [Prompt(f"{SECRET} prompt {n}", f"p{n}", "reference") for n in range(4)]
+    prompts = [Prompt(f"{SECRET} prompt {n}", f"p{n}", "reference") for n in range(12)]
     texts = {"sft": f"{SECRET} a", "rlaif <b>": f"{SECRET} long", "rlhf": f"{SECRET} longest"}
-    columns = {n: PolicyColumns([[text]] * 4, SOME, SOME, 0.0) for n, text in texts.items()}
+    columns = {n: PolicyColumns([[text]] * 12, SOME, SOME, 0.0) for n, text in texts.items()}
     taught = {"length": ["rlaif <b>"]}
     measured = measure_matrix(
         prompts, columns, {"length": Length()}, taught, estimator=Estimator(50)
