@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 import signal
@@ -31,6 +32,7 @@ from rlaif_pl.training.callbacks.slurm_requeue import add_requeue
 from rlaif_pl.training.trainer_check import INSTEAD, check_sharding
 
 DEFAULT_ROOT = "runs/fit"
+NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)  # of file systems of some clusters
 PATIENCE = 5.0  # seconds for another fit to leave the folder: one that was killed needs a moment
 RESOLVED = "resolved_config.yaml"  # with every default, and the callbacks that were really used
 # Warnings that say nothing to the user of a command, each with the reason it is left out.
@@ -279,8 +281,13 @@ def held_alone(folder: Path) -> BaseFileLock:
             f"expected a folder that no other fit works in, got {folder}; wait for that to end, or "
             "name another with --trainer.default_root_dir"
         ) from error
-    except (NotImplementedError, OSError):
-        pass  # a file system without locks, such as some of clusters
+    except (NotImplementedError, OSError) as error:
+        if isinstance(error, OSError) and error.errno not in NO_LOCKS:
+            raise
+        warnings.warn(
+            f"the file system of {folder} has no locks: no other fit may work there at the same time",
+            stacklevel=2,
+        )
     return lock
 
 

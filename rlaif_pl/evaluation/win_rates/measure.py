@@ -15,7 +15,7 @@ from typing import NamedTuple, TypeVar
 from rlaif_pl.evaluation.reward_accuracy import rewards_of
 from rlaif_pl.evaluation.win_rate import Scores, Texts, WinRate, compare
 from rlaif_pl.rl.generate import Responses
-from rlaif_pl.statistics import Estimator, Interval, intervals
+from rlaif_pl.statistics import Estimator, Interval, hypothesis_tests
 from rlaif_pl.types import Labeler, Prompt, Reward
 
 T = TypeVar("T")
@@ -102,9 +102,11 @@ def judge_cells(
     judge: str, rates: Sequence[tuple[str, str, WinRate]], pupils: Collection[str] = ()
 ) -> list[MatrixCell]:
     """Put one judge's comparisons into cells, with p-values adjusted for their number."""
-    adjusted = intervals.holm([intervals.two_sided_p_value(row[2].raw, 0.5) for row in rates])
-    errors = [intervals.standard_error_at_half(row[2].raw) for row in rates]
-    least = map(intervals.minimum_detectable_effect, errors)
+    adjusted = hypothesis_tests.holm(
+        [hypothesis_tests.two_sided_p_value(row[2].raw, 0.5) for row in rates]
+    )
+    errors = [hypothesis_tests.standard_error_at_half(row[2].raw) for row in rates]
+    least = map(hypothesis_tests.minimum_detectable_effect, errors)
     return [
         MatrixCell(judge, a, b, rate, not {a, b}.isdisjoint(pupils), p, effect)
         for (a, b, rate), p, effect in zip(rates, adjusted, least, strict=True)
