@@ -1,9 +1,16 @@
 """Which samples pass a threshold, by hand."""
 
+import inspect
+
 import numpy as np
 import pytest
+import torch
+from torch import nn
 
-from rlaif_pl.recipes.rest_improve import check_levels, passes
+from rlaif_pl.models import Lora
+from rlaif_pl.recipes.rest_improve import Improve, check_levels, passes
+from rlaif_pl.training import SFTModule
+from rlaif_pl.training.optimizers import mark_adapters
 
 # Prompt a has rewards -1, 0, 1, 3; prompt b has 5 alone; prompt c has 2, 2.
 REWARDS = [-1.0, 0.0, 1.0, 3.0, 5.0, 2.0, 2.0]
@@ -105,3 +112,11 @@ def test_rewards_that_cannot_be_compared_are_refused():
         passes([1.0, float("nan")], ["a", "a"], "normalized", 0.5)
     with pytest.raises(ValueError, match="got 0 and 0"):
         passes([], [], "normalized", 0.5)
+
+
+@pytest.mark.parametrize("lora", [None, Lora()])
+def test_a_rate_that_is_not_named_is_that_of_sft(lora):
+    weight = nn.Parameter(torch.zeros(2))
+    mark_adapters({"layer.weight" if lora is None else "layer.lora_A": weight})
+    of_sft = inspect.signature(SFTModule).parameters["optimizer"].default([weight])
+    assert Improve(lora=lora).rate(1) == of_sft.param_groups[0]["lr"]
